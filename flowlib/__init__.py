@@ -1,0 +1,17 @@
+"""flowlib: normalizing flows in the style of Real NVP, small enough to read in an evening."""
+
+import importlib
+
+from .common import budget
+from .flow import Flow
+
+__version__ = "0.1.0"
+_MODULES = ("bijections", "checkpoints", "coupling", "data", "losses", "masks", "models", "networks", "plotting", "training")
+__all__ = ["Flow", "budget", *_MODULES]
+
+
+def __getattr__(name):
+    """Import a floor of the house when it is first used, so that `import flowlib` stays quick."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"flowlib has no attribute {name!r}")

@@ -1,0 +1,309 @@
+"""The protocol of a bijection, and the bijections that need no network.
+
+Direction: `forward` takes data x to latent z, `inverse` takes z back to x. Both return `(output, log_det)`,
+where log_det, shape (B,), is log |det| of the Jacobian of the direction that was asked for, in nats.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .common import whole_number
+
+__all__ = ["Bijection", "Chain", "Inverse", "Logit", "SoftLog", "Diagonal", "BatchNorm", "ActNorm", "Permute"]
+
+
+class Bijection(nn.Module):
+    """An invertible map with a tractable Jacobian determinant.
+
+    Shapes: x and z (B, ...), context (B, C) or None, log_det (B,).
+    """
+
+    def forward(self, x, context=None):
+        """x -> (z, log |det dz/dx|)"""
+        raise NotImplementedError
+
+    def inverse(self, z, context=None):
+        """z -> (x, log |det dx/dz|)"""
+        raise NotImplementedError
+
+
+def sum_dims(values):
+    """Sum over everything but the batch: (B, ...) -> (B,)."""
+    return values.flatten(1).sum(1)
+
+
+def per_channel(parameter, x):
+    """Shape a (C,) parameter so that it broadcasts over x of shape (B, C) or (B, C, H, W)."""
+    return parameter.view(-1, *[1] * (x.dim() - 2))
+
+
+def positions(x):
+    """How many positions share one channel: 1 for (B, C), H * W for (B, C, H, W)."""
+    return x[0, 0].numel()
+
+
+class Chain(nn.Sequential, Bijection):
+    """Bijections one after the other; a chain can be indexed, sliced and iterated like any `nn.Sequential`.
+
+    forward   z = f_K( ... f_1(x))
+    log_det   sum of log |det df_k|, each taken where it acts
+    inverse   x = f_1^-1( ... f_K^-1(z))
+    log_det   sum of log |det df_k^-1|
+    """
+
+    def __init__(self, *bijections):
+        super().__init__(*bijections)
+        if len(self) == 0:
+            raise ValueError("a Chain needs at least one bijection")
+
+    def forward(self, x, context=None):
+        total = 0.0
+        for bijection in self:
+            x, log_det = bijection(x, context)
+            total = total + log_det
+        return x, total
+
+    def inverse(self, z, context=None):
+        total = 0.0
+        for bijection in reversed(self):
+            z, log_det = bijection.inverse(z, context)
+            total = total + log_det
+        return z, total
+
+
+class Inverse(Bijection):
+    """A bijection run backwards: its `inverse` becomes `forward`, and the other way round."""
+
+    def __init__(self, bijection):
+        super().__init__()
+        self.bijection = bijection
+
+    def forward(self, x, context=None):
+        return self.bijection.inverse(x, context)
+
+    def inverse(self, z, context=None):
+        return self.bijection(z, context)
+
+
+class Logit(Bijection):
+    """From the unit interval to the real line, squashed a little so that 0 and 1 stay finite (Real NVP, section 4.1).
+
+    forward   z = logit(p),  p = alpha + (1 - 2 alpha) x,  x in [0, 1]
+    log_det   sum softplus(z) + softplus(-z) + log(1 - 2 alpha)
+    inverse   x = (sigmoid(z) - alpha) / (1 - 2 alpha)
+    log_det   minus the above
+
+    The formula is the authors' code's; the paper prints alpha + (1 - alpha) x, which diverges at x = 1.
+    Values of x outside [0, 1] by more than alpha / (1 - 2 alpha) give NaN.
+    Raises ValueError unless 0 <= alpha < 0.5.
+    """
+
+    def __init__(self, alpha=0.05):
+        super().__init__()
+        if not 0 <= alpha < 0.5:
+            raise ValueError(f"alpha must lie in [0, 0.5), got {alpha}")
+        self.alpha = alpha
+
+    def forward(self, x, context=None):
+        z = torch.logit(self.alpha + (1 - 2 * self.alpha) * x)
+        return z, self._log_slope(z)
+
+    def inverse(self, z, context=None):
+        return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -self._log_slope(z)
+
+    def _log_slope(self, z):
+        return sum_dims(F.softplus(z) + F.softplus(-z) + math.log(1 - 2 * self.alpha))
+
+    def extra_repr(self):
+        return f"alpha={self.alpha}"
+
+
+class SoftLog(Bijection):
+    """The identity up to |x| = tau, logarithmic beyond, so that no latent value runs away (Andrade, arXiv 2402.16408).
+
+    With the excess e = max(|x| - tau, 0), or e' = max(|z| - tau, 0) on the other side:
+
+    forward   z = sign(x) (min(|x|, tau) + log(1 + e))
+    log_det   -sum log(1 + e)
+    inverse   x = sign(z) (min(|z|, tau) + exp(e') - 1)
+    log_det   +sum e'
+
+    Raises ValueError unless tau > 0.
+    """
+
+    def __init__(self, tau=100.0):
+        super().__init__()
+        if not tau > 0:
+            raise ValueError(f"tau must be positive, got {tau}")
+        self.tau = tau
+
+    def forward(self, x, context=None):
+        size = x.abs()
+        bend = torch.log1p((size - self.tau).clamp(min=0))
+        return x.sign() * (size.clamp(max=self.tau) + bend), -sum_dims(bend)
+
+    def inverse(self, z, context=None):
+        size = z.abs()
+        excess = (size - self.tau).clamp(min=0)
+        return z.sign() * (size.clamp(max=self.tau) + torch.expm1(excess)), sum_dims(excess)
+
+    def extra_repr(self):
+        return f"tau={self.tau}"
+
+
+class Diagonal(Bijection):
+    """One learned scale per dimension: the only place where NICE changes volume (Dinh et al., arXiv 1410.8516, section 3.3).
+
+    forward   z = x exp(s)
+    log_det   sum s
+    inverse   x = z exp(-s)
+    log_det   -sum s
+
+    Shapes: x (B, D), s (D,), starting at 0.
+    """
+
+    def __init__(self, D):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(whole_number("D", D, at_least=1)))
+
+    def forward(self, x, context=None):
+        return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))
+
+    def inverse(self, z, context=None):
+        return z * (-self.log_scale).exp(), -self.log_scale.sum().expand(len(z))
+
+
+class BatchNorm(Bijection):
+    """Batch normalisation as a flow layer, without gain and offset (Real NVP, section 3.7).
+
+    forward   z = (x - mean) / sqrt(var + eps)
+    log_det   -1/2 sum log(var + eps)
+    inverse   x = z sqrt(var + eps) + mean
+    log_det   +1/2 sum log(var + eps)
+
+    In training mode mean and (biased) var are the batch's own and the running statistics are updated; in evaluation
+    mode they are the running statistics. The log_det is exact with the statistics held fixed.
+
+    Shapes: x (B, C) or (B, C, H, W), one mean and variance per channel.
+    Raises ValueError for a training batch with one value per channel, and for `inverse` in training mode: samples have
+    no data batch to take statistics from.
+    """
+
+    def __init__(self, C, eps=1e-4, momentum=0.1):
+        super().__init__()
+        whole_number("C", C, at_least=1)
+        self.eps, self.momentum = eps, momentum
+        self.register_buffer("running_mean", torch.zeros(C))
+        self.register_buffer("running_var", torch.ones(C))
+
+    def forward(self, x, context=None):
+        if self.training:
+            mean, var = self._batch_statistics(x)
+        else:
+            mean, var = self.running_mean, self.running_var
+        log_scale = -0.5 * torch.log(var + self.eps)
+        z = (x - per_channel(mean, x)) * per_channel(log_scale.exp(), x)
+        return z, (positions(x) * log_scale.sum()).expand(len(x))
+
+    def inverse(self, z, context=None):
+        if self.training:
+            raise ValueError("BatchNorm has no inverse in training mode: call flow.eval() before sampling or inverting")
+        log_scale = 0.5 * torch.log(self.running_var + self.eps)
+        x = z * per_channel(log_scale.exp(), z) + per_channel(self.running_mean, z)
+        return x, (positions(z) * log_scale.sum()).expand(len(z))
+
+    def _batch_statistics(self, x):
+        dims = [0, *range(2, x.dim())]
+        if x.numel() == x.shape[1]:
+            raise ValueError(f"BatchNorm cannot train on one value per channel (input of shape {tuple(x.shape)}): use a larger batch")
+        var, mean = torch.var_mean(x, dim=dims, unbiased=False)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+        return mean, var
+
+    def extra_repr(self):
+        return f"{len(self.running_mean)}, eps={self.eps}, momentum={self.momentum}"
+
+
+class ActNorm(Bijection):
+    """A learned shift and scale per channel, started from data so that its output has mean 0 and variance 1 (Glow, section 3.1).
+
+    forward   z = (x - b) exp(s)
+    log_det   H W sum s
+    inverse   x = z exp(-s) + b
+    log_det   -H W sum s
+
+    Shapes: x (B, C) or (B, C, H, W), b and s (C,).
+    `flowlib.training.fit` calls `initialise`; whether that has happened is a buffer, so a reloaded layer knows it.
+    Raises ValueError when used before `initialise`.
+    """
+
+    def __init__(self, C):
+        super().__init__()
+        whole_number("C", C, at_least=1)
+        self.shift = nn.Parameter(torch.zeros(C))
+        self.log_scale = nn.Parameter(torch.zeros(C))
+        self.register_buffer("initialised", torch.tensor(False))
+        self._ready = False
+
+    @torch.no_grad()
+    def initialise(self, x):
+        """Set shift and scale from a batch x, so that forward(x) has mean 0 and variance 1 per channel."""
+        dims = [0, *range(2, x.dim())]
+        std, mean = torch.std_mean(x, dim=dims, unbiased=False)
+        if not (std > 0).all():
+            raise ValueError(f"ActNorm cannot be initialised: channel {int((~(std > 0)).nonzero()[0])} is constant in the batch given")
+        self.shift.copy_(mean)
+        self.log_scale.copy_(-std.log())
+        self.initialised.fill_(True)
+
+    def forward(self, x, context=None):
+        self._check_ready()
+        return (x - per_channel(self.shift, x)) * per_channel(self.log_scale.exp(), x), self._log_det(x)
+
+    def inverse(self, z, context=None):
+        self._check_ready()
+        return z * per_channel((-self.log_scale).exp(), z) + per_channel(self.shift, z), -self._log_det(z)
+
+    def _log_det(self, x):
+        return (positions(x) * self.log_scale.sum()).expand(len(x))
+
+    def _check_ready(self):
+        """Read the buffer until it says yes once: on a GPU every read would wait for the device."""
+        self._ready = self._ready or bool(self.initialised)
+        if not self._ready:
+            raise ValueError("ActNorm is not initialised: train with flowlib.training.fit, or call initialise(x) on a batch of its input")
+
+    def extra_repr(self):
+        return f"{len(self.shift)}"
+
+
+class Permute(Bijection):
+    """A fixed reordering of the dimensions; log_det is 0 both ways.
+
+    forward   z_i = x_order[i]
+    inverse   x_order[i] = z_i
+
+    Shapes: x (B, D), order D distinct indices.
+    Raises ValueError unless `order` holds each of 0 ... D-1 once.
+    """
+
+    def __init__(self, order):
+        super().__init__()
+        order = torch.as_tensor(order)
+        if order.dim() != 1 or not torch.equal(order.sort().values, torch.arange(len(order))):
+            raise ValueError(f"order must hold each of 0 ... D-1 once, got {order.tolist()}")
+        self.register_buffer("order", order)
+
+    def forward(self, x, context=None):
+        return x[:, self.order], x.new_zeros(len(x))
+
+    def inverse(self, z, context=None):
+        return z[:, self.order.argsort()], z.new_zeros(len(z))
+
+    def extra_repr(self):
+        return f"{self.order.tolist()}"

@@ -1,0 +1,5 @@
+"""Data to learn from: toy densities with known truth."""
+
+from .toys import Banana, Checkerboard, Density, Rings, Sinusoid, TwoMoons, TwoSpirals
+
+__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana"]

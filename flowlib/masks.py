@@ -1,0 +1,33 @@
+"""Boolean masks for coupling layers: True = passes through unchanged and conditions the others."""
+
+import torch
+
+from .common import generator, whole_number
+
+__all__ = ["alternating", "halves", "random"]
+
+
+def alternating(D, flip=False):
+    """Every second of D dimensions passes through. Shape (D,), bool.
+
+    >>> alternating(4)
+    tensor([ True, False,  True, False])
+    """
+    mask = torch.arange(whole_number("D", D, at_least=1)) % 2 == 0
+    return ~mask if flip else mask
+
+
+def halves(D, flip=False):
+    """The first D // 2 dimensions pass through (with `flip`, the others do). Shape (D,), bool.
+
+    >>> halves(5)
+    tensor([ True,  True, False, False, False])
+    """
+    mask = torch.arange(whole_number("D", D, at_least=1)) < D // 2
+    return ~mask if flip else mask
+
+
+def random(D, seed):
+    """A random D // 2 of D dimensions pass through; the same seed gives the same mask. Shape (D,), bool."""
+    order = torch.randperm(whole_number("D", D, at_least=1), generator=generator(seed))
+    return order < D // 2

@@ -1,0 +1,35 @@
+"""Networks that compute shift and scale inside a coupling layer. They may be anything: nobody inverts them."""
+
+import torch
+from torch import nn
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Sequential):
+    """A ReLU network from the values that pass through (and the context) to a coupling's parameters.
+
+    The last layer starts at zero, so a coupling built on it starts as the identity.
+
+    Shapes: x (B, in_features), context (B, context_features) or None -> (B, out_features).
+    Raises ValueError if a network built with `context_features` is called without a context.
+    """
+
+    def __init__(self, in_features, out_features, hidden=(64, 64), context_features=0):
+        if in_features + context_features < 1:
+            raise ValueError("an MLP needs at least one input: in_features + context_features is 0")
+        widths = [in_features + context_features, *hidden]
+        layers = []
+        for n_in, n_out in zip(widths, widths[1:]):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.Linear(widths[-1], out_features))
+        nn.init.zeros_(self[-1].weight)
+        nn.init.zeros_(self[-1].bias)
+        self.context_features = context_features
+
+    def forward(self, x, context=None):
+        if self.context_features:
+            if context is None:
+                raise ValueError(f"this network was built for a context of {self.context_features} features; none was given")
+            x = torch.cat([x, context], dim=1)
+        return super().forward(x)

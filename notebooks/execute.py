@@ -1,0 +1,120 @@
+"""Execute notebooks in place and store their outputs, clean enough to commit.
+
+    python notebooks/execute.py            those whose source, or whose part of flowlib, changed since they were last executed
+    python notebooks/execute.py --all      every one
+    python notebooks/execute.py 02         those whose path contains "02"
+
+Each notebook remembers, in its metadata, a digest of its own cells and one of the flowlib code that it imports.
+"""
+
+import argparse
+import ast
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "flowlib"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def notebook_paths():
+    return sorted(HERE.glob("[0-9]*.ipynb")) + sorted(HERE.glob("solutions/[0-9]*.ipynb"))
+
+
+def source_digest(nb):
+    """A digest of what the cells say."""
+    return hashlib.sha256("\0".join(cell.cell_type + cell.source for cell in nb.cells).encode()).hexdigest()[:16]
+
+
+def library_digest(nb):
+    """A digest of the flowlib modules that the notebook imports, and of those that they import, without docstrings and comments."""
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code" and "flowlib" in cell.source)
+    code = "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("%"))
+    todo, seen = imported_modules(ast.parse(code), PACKAGE.parent), {}
+    while todo:
+        path = todo.pop()
+        if path not in seen:
+            tree = ast.parse(path.read_text())
+            todo |= imported_modules(tree, path.parent)
+            seen[path] = ast.dump(strip_docstrings(tree))
+    return hashlib.sha256("\0".join(seen[path] for path in sorted(seen)).encode()).hexdigest()[:16]
+
+
+def imported_modules(tree, folder):
+    """The files inside flowlib that a syntax tree's import statements name."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            base = PACKAGE.parent
+        elif isinstance(node, ast.ImportFrom):
+            base = folder if node.level <= 1 else folder.parents[node.level - 2]
+            base = base if node.level else PACKAGE.parent
+            names = [node.module or ""] + [f"{node.module or ''}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            path = base.joinpath(*filter(None, name.split(".")))
+            found |= {file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file() and PACKAGE in file.parents}
+    return found
+
+
+def strip_docstrings(tree):
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0].value.value = ""
+    return tree
+
+
+def is_stale(nb):
+    stored = nb.metadata.get("flowlib", {})
+    return stored.get("source") != source_digest(nb) or stored.get("library") != library_digest(nb)
+
+
+def execute(path):
+    """Run one notebook from the top and write it back with its outputs."""
+    nb = nbformat.read(path, as_version=4)
+    NotebookClient(
+        nb, timeout=1800, kernel_name="python3", record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    nb.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "flowlib": {"source": source_digest(nb), "library": library_digest(nb)},
+    }
+    for i, cell in enumerate(nb.cells):
+        cell.id = f"{path.stem}-{i:02d}"
+        # Widgets live in a running kernel only: progress bars and sliders are not stored, each has a static twin.
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+    nbformat.write(nb, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="parts of the paths to execute, changed or not")
+    parser.add_argument("--all", action="store_true", help="execute every notebook")
+    args = parser.parse_args()
+    paths = [p for p in notebook_paths() if not args.names or any(name in str(p.relative_to(HERE)) for name in args.names)]
+    for i, path in enumerate(paths, start=1):
+        print(f"[{i}/{len(paths)}] {path.relative_to(HERE)} … ", end="", flush=True)
+        if not (args.all or args.names or is_stale(nbformat.read(path, as_version=4))):
+            print("up to date")
+            continue
+        start = time.perf_counter()
+        try:
+            execute(path)
+        except CellExecutionError as error:
+            sys.exit(f"failed; the notebook is left as it was\n{error}")
+        print(f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} KB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
