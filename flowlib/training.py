@@ -45,7 +45,7 @@ class DivergedError(ValueError):
         self.history = history
 
 
-def fit(flow, data, *, context=None, steps=5_000, batch_size=512, lr=5e-3, seed=None, snapshots=0, progress=True):
+def fit(flow, data, *, context=None, steps=4_000, batch_size=512, lr=5e-3, seed=None, snapshots=0, progress=True):
     """Train `flow` in place by maximum likelihood and leave it in evaluation mode; return a `History`.
 
     data        a density with `.sample(n, seed)` (fresh points at every step), or a tensor (N, *flow.shape), reshuffled
