@@ -43,7 +43,8 @@ def density(ax, log_prob, box, resolution=200, vmax=None):
 
 def points(ax, x, box, color=BLUE, size=4):
     """Scatter points (n, 2) at equal aspect; `color` is one colour, or one number per point."""
-    ax.scatter(*x.T, c=color, s=size, linewidths=0, alpha=0.7, cmap="viridis", rasterized=True)
+    cmap = None if isinstance(color, str) else "viridis"
+    ax.scatter(*x.T, c=color, s=size, linewidths=0, cmap=cmap)
     frame(ax, box)
 
 
@@ -51,7 +52,13 @@ def frame(ax, box):
     ax.set(xlim=box[0], ylim=box[1], aspect="equal")
 
 
-def mesh(box, lines=17, per_line=200):
+def square(box):
+    """The smallest square with the same centre that holds the box, so that panels in a row are of one size."""
+    half = max(high - low for low, high in box) / 2
+    return tuple(((low + high) / 2 - half, (low + high) / 2 + half) for low, high in box)
+
+
+def mesh(box, lines=15, per_line=200):
     """A square mesh of straight lines over `box`: (2 lines, per_line, 2), to be pushed through a map and drawn."""
     (left, right), (bottom, top) = box
     u, v = torch.linspace(left, right, per_line), torch.linspace(bottom, top, per_line)
@@ -72,12 +79,12 @@ def four_panels(flow, x, box, seed=0):
     """
     z = torch.randn(len(x), 2, generator=torch.Generator().manual_seed(seed))
     panels = [
-        (x, box, x[:, 0], "data  x"),
+        (x, square(box), x[:, 0], "data  x"),
         (flow(x)[0], LATENT_BOX, x[:, 0], "its latents  z = f(x)"),
         (z, LATENT_BOX, z[:, 0], "fresh latents  z ~ N(0, I)"),
-        (flow.inverse(z)[0], box, z[:, 0], "samples  x = f⁻¹(z)"),
+        (flow.inverse(z)[0], square(box), z[:, 0], "samples  x = f⁻¹(z)"),
     ]
-    fig, axes = plt.subplots(2, 2, figsize=(9, 8))
+    fig, axes = plt.subplots(2, 2, figsize=(7.5, 7.5), layout="compressed")
     for ax, (xy, limits, color, title) in zip(axes.flat, panels):
         points(ax, xy, limits, color)
         ax.set_title(title)
@@ -85,31 +92,31 @@ def four_panels(flow, x, box, seed=0):
 
 
 @torch.no_grad()
-def layer_strip(flow, x, box, every=1, columns=5):
+def layer_strip(flow, x, box, columns=5):
     """From data to latent, layer by layer: points (n, 2), coloured by their first coordinate, on a mesh that warps along."""
     states = flow.trace(x)
     lines = mesh(box)
     meshes = [state.view(lines.shape) for state in flow.trace(lines.view(-1, 2))]
-    shown = sorted({*range(0, len(states), every), len(states) - 1})
-    rows = -(-len(shown) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.7 * rows), squeeze=False)
-    for ax in axes.flat[len(shown) :]:
+    rows = -(-len(states) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(2.1 * columns, 2.3 * rows), squeeze=False, layout="compressed")
+    for ax in axes.flat[len(states) :]:
         ax.set_axis_off()
-    for ax, k in zip(axes.flat, shown):
+    for k, ax in enumerate(axes.flat[: len(states)]):
         draw_mesh(ax, meshes[k])
-        points(ax, states[k], box if k == 0 else LATENT_BOX, x[:, 0], size=3)
-        ax.set_title("data" if k == 0 else f"after layer {k}" if k < len(states) - 1 else f"latent (layer {k})")
+        points(ax, states[k], square(box) if k == 0 else LATENT_BOX, x[:, 0], size=3)
+        ax.set_title("data" if k == 0 else f"after layer {k}")
         ax.set(xticks=[], yticks=[])
     return fig
 
 
 def loss_curve(ax, history, floor=None, color=ORANGE, label="loss"):
-    """The loss per step, faint, its running mean over 50 steps, and the entropy of the data as the floor no model can pass."""
+    """The loss per step, faint; its running mean; and the entropy of the data as the floor that no model can pass."""
     loss = np.asarray(history.loss)
-    width = min(50, len(loss))
+    width = max(1, min(25, len(loss) // 10))
     steps = np.arange(1, len(loss) + 1)
-    ax.plot(steps, loss, color=color, alpha=0.25, linewidth=0.6)
-    ax.plot(steps[width - 1 :], np.convolve(loss, np.ones(width) / width, "valid"), color=color, label=label)
+    ax.plot(steps, loss, color=color, alpha=0.3, linewidth=0.6)
+    centred = steps[width - 1 :] - (width - 1) / 2
+    ax.plot(centred, np.convolve(loss, np.ones(width) / width, "valid"), color=color, label=label)
     if floor is not None:
         ax.axhline(floor, color=GREEN, linestyle="--", label=f"entropy of the data, {floor:.3f}")
     ax.set(xlabel="step", ylabel="nats per point")

@@ -9,7 +9,9 @@ Each notebook remembers, in its metadata, a digest of its own cells and one of t
 
 import argparse
 import ast
+import base64
 import hashlib
+import io
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "flowlib"
@@ -82,7 +85,13 @@ def execute(path):
     """Run one notebook from the top and write it back with its outputs."""
     nb = nbformat.read(path, as_version=4)
     NotebookClient(
-        nb, timeout=1800, kernel_name="python3", record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}
+        nb,
+        timeout=1800,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"],
     ).execute()
     nb.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -91,10 +100,21 @@ def execute(path):
     }
     for i, cell in enumerate(nb.cells):
         cell.id = f"{path.stem}-{i:02d}"
-        # Widgets live in a running kernel only: progress bars and sliders are not stored, each has a static twin.
         if cell.cell_type == "code":
+            # Widgets live in a running kernel only: progress bars and sliders are not stored, each has a static twin.
             cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+            for out in cell.outputs:
+                if "image/png" in out.get("data", {}):
+                    out.data["image/png"] = with_palette(out.data["image/png"])
     nbformat.write(nb, path)
+
+
+def with_palette(png):
+    """The same picture in its 256 best colours, base64 in and out: a third of the size, and no difference to the eye."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    packed = io.BytesIO()
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
+    return base64.b64encode(packed.getvalue()).decode()
 
 
 def main():
