@@ -1,0 +1,89 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import flowlib
+from flowlib.common import budget, generator, whole_number
+
+PACKAGE = Path(flowlib.__file__).parent
+FLOORS = (
+    "common masks networks bijections coupling flow models losses data checkpoints plotting training checks widgets estimator recipes __main__"
+).split()
+HEAVY = ["matplotlib", "sklearn", "tqdm.auto", "safetensors", "ipywidgets"]  # plain tqdm comes with torch
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, "full"), ("", "full"), ("0", "full"), ("1", "fast")])
+def test_budget_follows_the_environment(monkeypatch, value, expected):
+    monkeypatch.delenv("FLOWLIB_FAST", raising=False)
+    if value is not None:
+        monkeypatch.setenv("FLOWLIB_FAST", value)
+    assert budget("full", "fast") == expected
+
+
+def test_generator_from_an_integer_is_a_fresh_stream_and_others_are_handed_back():
+    assert torch.equal(torch.rand(3, generator=generator(7)), torch.rand(3, generator=torch.Generator().manual_seed(7)))
+    stream = torch.Generator()
+    assert generator(stream) is stream
+    assert generator(None) is None
+
+
+@pytest.mark.parametrize("seed", [1.0, "1", True, [1]])
+def test_a_bad_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        generator(seed)
+
+
+def test_a_seed_beyond_64_bits_is_refused_by_name():
+    with pytest.raises(ValueError, match="seed"):
+        generator(2**70)
+
+
+def test_whole_number_hands_back_what_it_accepts():
+    assert whole_number("n", 3, at_least=3) == 3
+
+
+@pytest.mark.parametrize("value", [2, -1, 3.0, True, "3", None, float("nan")])
+def test_whole_number_refuses_by_name(value):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 3, got "):
+        whole_number("n", value, at_least=3)
+
+
+def test_import_flowlib_loads_nothing_heavy():
+    found = subprocess.check_output([sys.executable, "-c", f"import sys, flowlib; print([m for m in {HEAVY} if m in sys.modules])"], text=True)
+    assert found.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", flowlib.__all__)
+def test_every_public_name_is_an_attribute(name):
+    assert getattr(flowlib, name) is not None
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'chek'"):
+        flowlib.chek  # noqa: B018
+
+
+def imported_floors(path):
+    """The floors of the house that a file of flowlib imports from, wherever in the file the import stands."""
+    here = ("flowlib", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = list(here[: len(here) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            names = [[*base, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        else:
+            continue
+        yield from (name[1] for name in names if name[0] == "flowlib" and len(name) > 1)
+
+
+@pytest.mark.parametrize("path", sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_floors_below(path):
+    floor = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    below = FLOORS[: FLOORS.index(floor)]
+    assert set(imported_floors(path)) - {floor} <= set(below)

@@ -1,0 +1,305 @@
+import math
+
+import pytest
+import torch
+from helpers import assert_close, randomise
+from torch.distributions import Independent, Normal
+
+from flowlib import Flow, models
+from flowlib.bijections import ActNorm, Chain, Diagonal, Logit, SoftLog
+
+FLOWS = {
+    "nice_2d": lambda: randomise(models.nice_2d()),
+    "realnvp_2d": lambda: randomise(models.realnvp_2d()),
+    "conditional": lambda: randomise(models.realnvp_2d(depth=4, context_features=3)),
+}
+every_flow = pytest.mark.parametrize("name", FLOWS)
+
+
+def context_for(flow, n):
+    return torch.randn(n, flow.context_features) if flow.context_features else None
+
+
+def gaussian(mean=(3.0, -1.0), std=(2.0, 0.5)):
+    """A flow whose density is N(mean, diag(std^2))."""
+    norm = ActNorm(2)
+    with torch.no_grad():
+        norm.shift.copy_(torch.tensor(mean))
+        norm.log_scale.copy_(-torch.tensor(std).log())
+    norm.initialised.fill_(True)
+    return Flow(Chain(norm), shape=(2,)), Independent(Normal(torch.tensor(mean), torch.tensor(std)), 1)
+
+
+# Densities
+
+
+def test_log_prob_of_a_gaussian_flow_agrees_with_torch():
+    flow, truth = gaussian()
+    x = 3 * torch.randn(50, 2)
+    assert_close(flow.log_prob(x), truth.log_prob(x), 1e-5)
+
+
+def test_log_prob_works_in_float64():
+    flow = randomise(models.realnvp_2d())
+    x = torch.randn(20, 2)
+    precise = flow.log_prob(x)
+    wide = flow.double().log_prob(x.double())
+    assert wide.dtype == torch.float64
+    assert_close(wide.float(), precise, 1e-4)
+
+
+@every_flow
+def test_log_prob_integrates_to_one(name):
+    flow = FLOWS[name]()
+    half, n = 12.0, 400
+    axis = (torch.arange(n) + 0.5) * (2 * half / n) - half
+    grid = torch.cartesian_prod(axis, axis)
+    context = torch.ones(1, flow.context_features).expand(len(grid), -1) if flow.context_features else None
+    with torch.no_grad():
+        mass = flow.log_prob(grid, context).double().exp().sum() * (2 * half / n) ** 2
+    assert mass.item() == pytest.approx(1, abs=1e-4)
+
+
+@every_flow
+def test_log_prob_is_a_function_of_each_row_alone(name):
+    flow = FLOWS[name]()
+    x, context = torch.randn(9, 2), context_for(flow, 9)
+    alone = flow.log_prob(x[4:5], None if context is None else context[4:5])
+    assert_close(flow.log_prob(x, context)[4:5], alone, 1e-5)
+
+
+# Samples
+
+
+@every_flow
+def test_the_same_seed_draws_the_same_samples_and_another_does_not(name):
+    flow = FLOWS[name]()
+    context = context_for(flow, 5)
+    first, again, other = (flow.sample(5, seed=seed, context=context) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not first.requires_grad
+
+
+def test_without_a_seed_the_global_generator_governs():
+    flow = FLOWS["realnvp_2d"]()
+    draws = [(torch.manual_seed(5), flow.sample(4))[1] for _ in range(2)]
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], flow.sample(4))
+
+
+def test_a_generator_is_drawn_on():
+    flow, rng = FLOWS["realnvp_2d"](), torch.Generator().manual_seed(3)
+    first, second = flow.sample(4, seed=rng), flow.sample(4, seed=rng)
+    assert torch.equal(first, flow.sample(4, seed=3))
+    assert not torch.equal(first, second)
+
+
+@every_flow
+def test_temperature_zero_gives_the_image_of_the_latent_mode(name):
+    flow = FLOWS[name]()
+    context = context_for(flow, 4)
+    with torch.no_grad():
+        expected = flow.inverse(torch.zeros(4, 2), context)[0]
+    assert torch.equal(flow.sample(4, temperature=0, seed=0, context=context), expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sample_moments_of_a_gaussian_flow_within_five_standard_errors(temperature):
+    flow, truth = gaussian()
+    n = 40_000
+    x, std = flow.sample(n, temperature=temperature, seed=0), temperature * truth.stddev
+    assert ((x.mean(0) - truth.mean).abs() <= 5 * std / n**0.5).all()
+    assert ((x.std(0) - std).abs() <= 5 * std / (2 * n) ** 0.5).all()
+
+
+@every_flow
+def test_no_samples_are_an_empty_batch(name):
+    flow = FLOWS[name]()
+    assert flow.sample(0, context=context_for(flow, 0)).shape == (0, 2)
+
+
+def test_a_flow_without_parameters_samples_too():
+    flow = Flow(SoftLog(), shape=(2,))
+    z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(flow.sample(6, seed=0), z)
+
+
+# The way from data to latent
+
+
+@every_flow
+def test_trace_starts_at_the_data_and_ends_at_the_latent(name):
+    flow = FLOWS[name]()
+    x, context = torch.randn(6, 2), context_for(flow, 6)
+    states = flow.trace(x, context)
+    assert len(states) == len(flow.bijection) + 1
+    assert torch.equal(states[0], x)
+    assert torch.equal(states[-1], flow(x, context)[0])
+    for layer, before, after in zip(flow.bijection, states, states[1:]):
+        assert torch.equal(layer(before, context)[0], after)
+
+
+def test_trace_of_a_flow_that_is_one_layer():
+    assert len(Flow(Diagonal(2), shape=(2,)).trace(torch.zeros(1, 2))) == 2
+
+
+# torch.distributions
+
+
+def test_distribution_agrees_with_the_flow():
+    flow = FLOWS["realnvp_2d"]()
+    distribution = flow.distribution()
+    assert distribution.event_shape == (2,)
+    assert distribution.batch_shape == ()
+    x = torch.randn(4, 3, 2)
+    assert torch.equal(distribution.log_prob(x), flow.log_prob(x.view(12, 2)).view(4, 3))
+    assert distribution.log_prob(x[0, 0]).shape == ()
+
+
+@pytest.mark.parametrize("sample_shape", [(), (5,), (4, 3), (0,)])
+def test_distribution_draws_what_the_flow_draws(sample_shape):
+    flow = FLOWS["realnvp_2d"]()
+    torch.manual_seed(0)
+    drawn = flow.distribution().sample(sample_shape)
+    assert drawn.shape == (*sample_shape, 2)
+    assert torch.allclose(drawn.view(-1, 2), flow.sample(math.prod(sample_shape), seed=0))
+
+
+def test_rsample_carries_gradients_to_the_flow():
+    flow = FLOWS["realnvp_2d"]()
+    flow.distribution().rsample((8,)).square().sum().backward()
+    assert all(parameter.grad.any() for parameter in flow.parameters())
+
+
+def test_a_conditional_distribution_holds_one_row_of_context():
+    flow, context, x = FLOWS["conditional"](), torch.randn(3), torch.randn(5, 2)
+    distribution = flow.distribution(context)
+    assert torch.equal(distribution.log_prob(x), flow.log_prob(x, context.expand(5, 3)))
+    assert distribution.sample((4,)).shape == (4, 2)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 2, 1)])
+def test_distribution_refuses_values_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"shape \(.*2\), got"):
+        FLOWS["realnvp_2d"]().distribution().log_prob(torch.zeros(shape))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 3), (4, 2, 1), (1, 4, 2)], ids=str)
+@pytest.mark.parametrize(("method", "what"), [("log_prob", "data"), ("forward", "data"), ("inverse", "latents"), ("trace", "data")])
+def test_another_shape_is_refused(method, what, shape):
+    with pytest.raises(ValueError, match=rf"takes {what} of shape \(B, 2\), got \({', '.join(map(str, shape))}"):
+        getattr(FLOWS["realnvp_2d"](), method)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_integer_data_is_refused(dtype):
+    with pytest.raises(ValueError, match=rf"takes floating-point data, got {dtype}"):
+        FLOWS["realnvp_2d"]().log_prob(torch.zeros(4, 2, dtype=dtype))
+
+
+def test_data_of_another_precision_than_the_weights_is_refused():
+    with pytest.raises(ValueError, match=r"float32.*got torch.float64"):
+        FLOWS["realnvp_2d"]().log_prob(torch.zeros(4, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("x", [[[0.0, 1.0]], torch.zeros(1, 2).numpy(), None, 3.0], ids=["list", "numpy", "None", "float"])
+def test_what_is_no_tensor_is_refused(x):
+    with pytest.raises(ValueError, match=f"takes a torch tensor, got {type(x).__name__}"):
+        FLOWS["realnvp_2d"]().log_prob(x)
+
+
+def test_an_empty_batch_has_no_log_prob():
+    with pytest.raises(ValueError, match=r"the batch is empty: got data of shape \(0, 2\)"):
+        FLOWS["realnvp_2d"]().log_prob(torch.zeros(0, 2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_counted_and_located(value):
+    x = torch.zeros(6, 2)
+    x[3], x[5, 1] = value, value
+    with pytest.raises(ValueError, match="2 of 6 data points hold NaN or infinity, the first in row 3"):
+        FLOWS["realnvp_2d"]().log_prob(x)
+
+
+METHODS = {
+    "log_prob": lambda flow, context: flow.log_prob(torch.zeros(4, 2), context),
+    "forward": lambda flow, context: flow(torch.zeros(4, 2), context),
+    "inverse": lambda flow, context: flow.inverse(torch.zeros(4, 2), context),
+    "sample": lambda flow, context: flow.sample(4, context=context),
+    "trace": lambda flow, context: flow.trace(torch.zeros(4, 2), context),
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.mark.parametrize("context", [None, torch.zeros(3, 3), torch.zeros(4, 2), torch.zeros(3), [[0.0] * 3] * 4], ids=["none", "rows", "width", "1d", "list"])
+@every_method
+def test_a_missing_or_misshapen_context_is_refused(method, context):
+    with pytest.raises(ValueError, match=r"takes a context of shape \(4, 3\), got"):
+        METHODS[method](FLOWS["conditional"](), context)
+
+
+@every_method
+def test_an_unexpected_context_is_refused(method):
+    with pytest.raises(ValueError, match=r"takes no context, got \(4, 3\)"):
+        METHODS[method](FLOWS["realnvp_2d"](), torch.zeros(4, 3))
+
+
+def test_log_prob_refuses_a_context_that_is_not_finite():
+    with pytest.raises(ValueError, match="context holds NaN or infinity"):
+        FLOWS["conditional"]().log_prob(torch.zeros(4, 2), torch.full((4, 3), math.nan))
+
+
+@pytest.mark.parametrize("n", [-1, 2.0, "3", None, True])
+def test_a_senseless_number_of_samples_is_refused(n):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 0, got"):
+        FLOWS["realnvp_2d"]().sample(n)
+
+
+@pytest.mark.parametrize("temperature", [-0.1, math.nan, math.inf])
+def test_a_senseless_temperature_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature must be finite and not negative, got"):
+        FLOWS["realnvp_2d"]().sample(3, temperature=temperature)
+
+
+@pytest.mark.parametrize("seed", ["0", 1.5, True])
+def test_a_bad_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        FLOWS["realnvp_2d"]().sample(3, seed=seed)
+
+
+def test_log_prob_before_actnorm_is_initialised_says_what_to_do():
+    with pytest.raises(ValueError, match="ActNorm is not initialised: train with flowlib.training.fit"):
+        models.realnvp_2d().log_prob(torch.zeros(4, 2))
+
+
+# Named models
+
+
+def test_a_model_is_built_by_name_with_its_arguments():
+    flow = models.build("realnvp_2d", depth=3, hidden=(5,))
+    assert len(flow.bijection) == 4
+    assert flow.built_by == {"builder": "realnvp_2d", "arguments": {"depth": 3, "hidden": (5,), "context_features": 0}}
+
+
+def test_an_unknown_model_is_refused_by_naming_those_there_are():
+    with pytest.raises(ValueError, match="unknown model 'glow_2d'; there are nice_2d, realnvp_2d"):
+        models.build("glow_2d")
+
+
+@pytest.mark.parametrize("builder", [models.nice_2d, models.realnvp_2d])
+@pytest.mark.parametrize("depth", [0, -1, 2.5])
+def test_a_senseless_depth_is_refused(builder, depth):
+    with pytest.raises(ValueError, match="depth must be a whole number of at least 1, got"):
+        builder(depth=depth)
+
+
+def test_a_flow_of_unit_interval_data_has_all_its_mass_there():
+    """Logit alone: the density is the latent normal's between the ends of the squashed interval."""
+    flow = Flow(Logit(), shape=(1,))
+    x = ((torch.arange(2_000) + 0.5) / 2_000)[:, None]
+    end = torch.tensor(0.95).logit()
+    assert flow.log_prob(x).exp().mean().item() == pytest.approx((2 * Normal(0.0, 1.0).cdf(end) - 1).item(), abs=1e-5)

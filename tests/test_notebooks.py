@@ -1,0 +1,129 @@
+"""Hygiene of the committed notebooks: executed in order, clean, small, and built as the series promises."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+EXECUTE = runpy.run_path(str(FOLDER / "execute.py"))
+NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((FOLDER / "solutions").glob("[0-9]*.ipynb"))
+CLOSING = ["Limits", "Summary", "Exercises", "References", "Next"]
+LIMIT_KB = {"05": 1500, "06": 1500, "07": 1500, "08": 1500}
+
+
+def name(path):
+    return path.stem
+
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=name)
+every_chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def test_every_notebook_has_solutions():
+    assert [path.stem + "_solutions" for path in NOTEBOOKS] == [path.stem for path in SOLUTIONS]
+
+
+def test_numbers_run_from_00_without_gaps():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(len(NOTEBOOKS))]
+
+
+@every_notebook
+def test_is_executed_in_order(path):
+    cells = code_cells(read(path))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(cell.source.strip() for cell in cells), "an empty code cell"
+
+
+@every_notebook
+def test_outputs_belong_to_this_source(path):
+    nb = read(path)
+    assert nb.metadata.flowlib.source == EXECUTE["source_digest"](nb), f"run: make notebooks ({path.name} changed since it was executed)"
+
+
+@every_notebook
+def test_outputs_hold_no_errors_warnings_or_widgets(path):
+    outputs = [out for cell in code_cells(read(path)) for out in cell.outputs]
+    assert not [out for out in outputs if out.output_type == "error" or out.get("name") == "stderr"]
+    assert not [out for out in outputs if EXECUTE["WIDGET"] in out.get("data", {})]
+
+
+@every_notebook
+def test_holds_nothing_of_one_machine(path):
+    text = path.read_text()
+    assert not re.search(r"/(home|root|Users|tmp|work|var|opt)/|[A-Z]:\\\\", text), "an absolute path"
+    assert not re.search(r"<[\w.]+ (object )?at 0x[0-9a-f]+>", text), "an object's address"
+
+
+@every_notebook
+def test_kernel_is_python3(path):
+    assert json.loads(path.read_text())["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@every_notebook
+def test_is_small_enough(path):
+    limit = LIMIT_KB.get(path.stem[:2], 600)
+    assert path.stat().st_size <= limit * 1000, f"{path.stat().st_size / 1000:.0f} KB stored, at most {limit}"
+
+
+@every_notebook
+def test_a_paragraph_follows_every_figure(path):
+    cells = read(path).cells
+    for i, cell in enumerate(cells):
+        if cell.cell_type == "code" and any("image/png" in out.get("data", {}) for out in cell.outputs):
+            following = cells[i + 1] if i + 1 < len(cells) else None
+            assert following and following.cell_type == "markdown", f"no paragraph after the figure of cell {i}"
+            assert not following.source.startswith("#"), f"a heading, not a paragraph, follows the figure of cell {i}"
+
+
+@every_chapter
+def test_opens_as_agreed(path):
+    cells = read(path).cells
+    opening = "\n".join(cell.source for cell in cells[:4] if cell.cell_type == "markdown")
+    assert re.match(rf"# {path.stem[:2]} · \S", opening), "the title must be '# NN · Title'"
+    for part in ["**You will be able to**", "**Prerequisites**", "**Time**"]:
+        assert part in opening, f"the opening lacks {part}"
+    first = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
+    assert "plotting.use_style()" in cells[first].source, "the first code cell sets up"
+    assert any("image/png" in out.get("data", {}) for out in cells[first + 1].get("outputs", [])), "the hero figure comes right after the set-up"
+
+
+@every_chapter
+def test_closes_as_agreed(path):
+    headings = [line[3:] for cell in read(path).cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("## ")]
+    assert headings[-len(CLOSING) :] == CLOSING
+
+
+@every_chapter
+def test_code_comes_in_small_cells(path):
+    lengths = sorted(len(cell.source.splitlines()) for cell in code_cells(read(path)))
+    assert lengths[len(lengths) // 2] <= 12 and lengths[-1] <= 40, lengths
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[:2] >= "02"], ids=name)
+def test_imports_coupling_mask_and_loss_code_from_flowlib(path):
+    source = "\n".join(cell.source for cell in code_cells(read(path)))
+    imported = "\n".join(re.findall(r"^from flowlib.*$", source, flags=re.MULTILINE))
+    for part in ["coupling", "masks", "losses"]:
+        assert re.search(rf"\b{part}\b", imported), f"{part} is not imported from flowlib"
+
+
+@every_notebook
+def test_linked_files_exist(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", cell.source):
+                assert (path.parent / target).exists(), f"{target} is linked and not there"

@@ -1,0 +1,122 @@
+import math
+import warnings
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from helpers import randomise  # noqa: E402
+
+from flowlib import data, models, plotting  # noqa: E402
+from flowlib.training import History  # noqa: E402
+
+BOX = ((-1.0, 3.0), (0.0, 2.0))
+
+
+@pytest.fixture
+def ax():
+    fig, ax = plt.subplots()
+    yield ax
+    plt.close(fig)
+
+
+@pytest.fixture
+def flow():
+    return randomise(models.realnvp_2d(depth=3, hidden=(8,)))
+
+
+def draw(figure):
+    """Render, so that what matplotlib defers until then is seen to work as well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.canvas.draw()
+
+
+def test_style_is_quiet_and_uses_the_colours_of_the_series():
+    with plt.style.context({}):
+        plotting.use_style()
+        assert not plt.rcParams["axes.spines.top"]
+        assert plt.rcParams["axes.prop_cycle"].by_key()["color"][0].lstrip("#") == plotting.BLUE.lstrip("#")
+
+
+def test_a_grid_holds_the_mass_of_a_density():
+    moons = data.TwoMoons(noise=0.2)
+    p, area = plotting.evaluate_on_grid(moons.log_prob, moons.box, resolution=80)
+    assert p.shape == (80, 80)
+    assert p.sum() * area == pytest.approx(1, abs=1e-3)
+
+
+def test_rows_of_a_grid_run_along_y_and_columns_along_x():
+    p, _ = plotting.evaluate_on_grid(lambda x: x[:, 0] + 10 * x[:, 1], BOX, resolution=2)
+    assert p.log().tolist() == [pytest.approx([5, 7]), pytest.approx([15, 17])]  # midpoints x = 0, 2 and y = 0.5, 1.5
+
+
+def test_density_is_drawn_the_right_way_up_over_its_box(ax):
+    image = plotting.density(ax, lambda x: x[:, 1], BOX, resolution=8)
+    values = np.asarray(image.get_array())
+    assert values[-1, 0] > values[0, 0]
+    assert image.origin == "lower"
+    assert image.get_extent() == [-1.0, 3.0, 0.0, 2.0]
+    assert (ax.get_xlim(), ax.get_ylim()) == BOX
+    draw(ax.figure)
+
+
+@pytest.mark.parametrize("color", [plotting.ORANGE, torch.arange(6.0)], ids=["one", "per point"])
+def test_points_are_drawn_without_a_warning(ax, color):
+    x = torch.rand(6, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plotting.points(ax, x, BOX, color)
+    assert np.allclose(ax.collections[0].get_offsets(), x)
+    assert (ax.get_xlim(), ax.get_ylim()) == BOX
+    draw(ax.figure)
+
+
+def test_mesh_is_straight_lines_over_its_box():
+    lines = plotting.mesh(BOX, lines=5, per_line=7)
+    assert lines.shape == (10, 7, 2)
+    assert (lines[:5, :, 0] == lines[:5, :1, 0]).all()
+    assert (lines[5:, :, 1] == lines[5:, :1, 1]).all()
+    assert lines.view(-1, 2).amin(0).tolist() == [-1, 0]
+    assert lines.view(-1, 2).amax(0).tolist() == [3, 2]
+
+
+def test_four_panels_show_data_latents_and_samples(flow):
+    x = torch.randn(30, 2)
+    figure = plotting.four_panels(flow, x, BOX, seed=0)
+    shown = [torch.from_numpy(np.asarray(ax.collections[0].get_offsets())).float() for ax in figure.axes]
+    with torch.no_grad():
+        assert torch.allclose(shown[0], x)
+        assert torch.allclose(shown[1], flow(x)[0])
+        assert torch.allclose(shown[3], flow.inverse(shown[2])[0], atol=1e-5)
+        assert torch.allclose(shown[3], flow.sample(30, seed=0), atol=1e-5)
+    draw(figure)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, 5), (2, 3), (3, 3), (100, 2)])
+def test_layer_strip_shows_data_every_so_many_layers_and_the_latent(flow, every, expected):
+    figure = plotting.layer_strip(flow, torch.randn(20, 2), BOX, every=every, columns=2)
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert len(titles) == expected
+    assert titles[0] == "data"
+    assert titles[-1] == "latent (layer 4)"
+    draw(figure)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("steps", [1, 30, 200])
+def test_loss_curve_shows_every_loss_its_running_mean_and_the_floor(ax, steps):
+    history = History(loss=[1.0 + math.sin(i) for i in range(steps)])
+    plotting.loss_curve(ax, history, floor=0.25)
+    every_loss, running_mean, floor = ax.lines
+    assert every_loss.get_ydata().tolist() == history.loss
+    assert len(running_mean.get_ydata()) == steps - min(50, steps) + 1
+    assert running_mean.get_ydata()[-1] == pytest.approx(np.mean(history.loss[-50:]))
+    assert list(floor.get_ydata()) == [0.25, 0.25]
+    assert "entropy of the data, 0.250" in [text.get_text() for text in ax.get_legend().get_texts()]
+    draw(ax.figure)

@@ -1,0 +1,338 @@
+import contextlib
+import math
+
+import pytest
+import torch
+from helpers import assert_close
+
+from flowlib import Flow, data, models
+from flowlib.bijections import ActNorm, BatchNorm, Bijection, Chain, Diagonal, Logit
+from flowlib.common import generator
+from flowlib.coupling import AffineCoupling
+from flowlib.networks import MLP
+from flowlib.training import DivergedError, fit
+
+MOONS = data.TwoMoons(noise=0.1)
+POINTS = MOONS.sample(300, seed=0)
+CONTEXT = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+
+
+def small_flow(context_features=0):
+    torch.manual_seed(0)
+    return models.realnvp_2d(depth=2, hidden=(8,), context_features=context_features)
+
+
+def quick_fit(flow, points=POINTS, **settings):
+    return fit(flow, points, **({"steps": 12, "batch_size": 64, "seed": 0, "progress": False} | settings))
+
+
+def same_state(first, second):
+    first, second = first.state_dict(), second.state_dict()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+# What a fit returns
+
+SOURCES = {"density": (MOONS, None), "tensor": (POINTS, None), "tensor with context": (POINTS, CONTEXT)}
+every_source = pytest.mark.parametrize("source", SOURCES)
+
+
+@every_source
+def test_the_same_seeds_give_the_same_weights_and_losses_bit_for_bit(source):
+    points, context = SOURCES[source]
+    flows, histories = [], []
+    for seed in (0, 0, 1):
+        flows.append(small_flow(0 if context is None else 3))
+        histories.append(quick_fit(flows[-1], points, context=context, seed=seed))
+    assert histories[0].loss == histories[1].loss != histories[2].loss
+    assert same_state(flows[0], flows[1])
+    assert not same_state(flows[0], flows[2])
+
+
+@every_source
+@pytest.mark.parametrize("steps", [1, 2, 20, 50, 51, 120])
+def test_history_holds_one_finite_loss_per_step_and_the_flow_is_in_evaluation_mode(source, steps):
+    points, context = SOURCES[source]
+    flow = small_flow(0 if context is None else 3).train()
+    history = quick_fit(flow, points, context=context, steps=steps)
+    assert len(history.loss) == steps
+    assert all(isinstance(loss, float) and math.isfinite(loss) for loss in history.loss)
+    assert not history.interrupted
+    assert history.seconds > 0
+    assert not any(module.training for module in flow.modules())
+
+
+@pytest.mark.parametrize("steps", range(1, 45))
+def test_any_number_of_steps_works(steps):
+    assert len(quick_fit(small_flow(), steps=steps, batch_size=8).loss) == steps
+
+
+def test_a_batch_larger_than_the_data_is_the_data():
+    assert len(quick_fit(small_flow(), batch_size=10_000, steps=3).loss) == 3
+
+
+def test_training_changes_every_parameter():
+    flow = small_flow()
+    history = quick_fit(flow, snapshots=1)
+    before = dict(history.snapshots[0].flow.named_parameters())
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in flow.named_parameters())
+
+
+def test_first_loss_is_the_mean_nll_of_the_second_batch_drawn():
+    """The first batch starts ActNorm, the next ones train; at the start the couplings are the identity."""
+    flow = small_flow()
+    history = quick_fit(flow, MOONS, snapshots=1)
+    batches = MOONS.sample(64 * 100, seed=generator(0)).split(64)
+    with torch.no_grad():
+        expected = -history.snapshots[0].flow.log_prob(batches[1]).mean()
+    assert history.loss[0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_actnorm_starts_from_the_first_batch():
+    history = quick_fit(small_flow(), MOONS, snapshots=1)
+    first_batch = MOONS.sample(64 * 100, seed=generator(0))[:64]
+    with torch.no_grad():
+        latents, _ = history.snapshots[0].flow(first_batch)
+    assert_close(latents.mean(0), torch.zeros(2), 1e-5)
+    assert_close(latents.std(0, correction=0), torch.ones(2), 1e-5)
+
+
+def test_every_actnorm_of_a_chain_starts_from_what_arrives_at_it():
+    flow = Flow(Chain(Diagonal(2), ActNorm(2), Diagonal(2), ActNorm(2)), shape=(2,))
+    with torch.no_grad():
+        flow.bijection[0].log_scale.fill_(1.0)
+        flow.bijection[2].log_scale.fill_(-2.0)
+    history = quick_fit(flow, batch_size=300, snapshots=1)
+    for state in history.snapshots[0].flow.trace(POINTS)[2::2]:
+        assert_close(state.std(0, correction=0), torch.ones(2), 1e-4)
+
+
+def test_actnorm_that_is_initialised_is_not_started_again():
+    flow = small_flow()
+    flow.bijection[0].initialise(1_000 + POINTS)
+    start = flow.bijection[0].shift.clone()
+    history = quick_fit(flow, lr=1e-6, snapshots=1)
+    assert torch.equal(history.snapshots[0].flow.bijection[0].shift, start)
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "steps", "expected"),
+    [(0, 12, []), (1, 12, [0]), (2, 12, [0, 12]), (4, 12, [0, 4, 8, 12]), (3, 121, [0, 60, 121]), (9, 2, [0, 1, 2])],
+)
+def test_snapshots_are_evenly_spaced_from_before_the_first_step_to_after_the_last(snapshots, steps, expected):
+    assert [snapshot.step for snapshot in quick_fit(small_flow(), steps=steps, snapshots=snapshots).snapshots] == expected
+
+
+def test_snapshots_are_copies_in_evaluation_mode_from_start_to_end():
+    flow, start = small_flow(), small_flow()
+    history = quick_fit(flow, snapshots=3)
+    first, middle, last = (snapshot.flow for snapshot in history.snapshots)
+    assert all(torch.equal(a, b) for a, b in zip(first.bijection[1:].parameters(), start.bijection[1:].parameters()))
+    assert same_state(last, flow)
+    assert not same_state(middle, flow)
+    for copy in (first, middle, last):
+        assert not copy.training
+        assert not any(parameter.requires_grad for parameter in copy.parameters())
+    assert all(parameter.requires_grad for parameter in flow.parameters())
+
+
+def test_a_short_run_comes_close_to_the_known_entropy():
+    """Twelve seconds would be needed for 0.02 nats; a few hundred small steps must close most of the gap of 1.7."""
+    torch.manual_seed(0)
+    flow = models.realnvp_2d(depth=6, hidden=(32, 32))
+    history = quick_fit(flow, MOONS, steps=400, batch_size=256)
+    test = MOONS.sample(4_000, seed=99)
+    with torch.no_grad():
+        gap = (MOONS.log_prob(test) - flow.log_prob(test)).mean().item()
+    assert history.loss[0] - MOONS.entropy > 1
+    assert -0.01 < gap < 0.25
+
+
+def test_a_conditional_flow_learns_to_use_its_context():
+    """x = context + noise of 0.1: the context is worth log(std(context) / 0.1) = 2.3 nats per dimension."""
+    rng = torch.Generator().manual_seed(0)
+    context = torch.randn(1_000, 2, generator=rng)
+    points = context + 0.1 * torch.randn(1_000, 2, generator=rng)
+    torch.manual_seed(0)
+    flow = models.realnvp_2d(depth=4, hidden=(32,), context_features=2)
+    quick_fit(flow, points, context=context, steps=300, batch_size=256, lr=1e-2)
+    with torch.no_grad():
+        right, wrong = flow.log_prob(points, context).mean(), flow.log_prob(points, context.flip(0)).mean()
+    assert right > 0.0  # the true value is 2 (log 10) - log(2 pi e) = 1.77; without the context at best -2.8
+    assert wrong < right - 2
+
+
+def test_batch_norm_trains_and_leaves_running_statistics():
+    flow = Flow(Chain(BatchNorm(2), Diagonal(2)), shape=(2,))
+    quick_fit(flow, 5 + POINTS, steps=100)
+    assert (flow.bijection[0].running_mean - (5 + POINTS).mean(0)).abs().max() < 0.2
+    assert not flow.training
+
+
+def test_a_float64_flow_is_trained_on_a_density():
+    flow = Flow(AffineCoupling(torch.tensor([True, False]), MLP(1, 2, (8,))), shape=(2,)).double()
+    assert len(quick_fit(flow, MOONS).loss) == 12
+
+
+# When a run ends early
+
+
+class Interrupting:
+    """A density whose second call is Ctrl-C; one call feeds the first 99 steps."""
+
+    calls = 0
+
+    def sample(self, n, seed=None):
+        self.calls += 1
+        if self.calls == 2:
+            raise KeyboardInterrupt
+        return MOONS.sample(n, seed)
+
+
+def test_ctrl_c_returns_what_was_learned_so_far():
+    flow = small_flow()
+    history = quick_fit(flow, Interrupting(), steps=500, snapshots=500)
+    assert history.interrupted
+    assert len(history.loss) == 99
+    assert all(math.isfinite(loss) for loss in history.loss)
+    assert history.snapshots[-1].step == 99
+    assert same_state(flow, history.snapshots[-1].flow)
+    assert not flow.training
+
+
+class Failing(Bijection):
+    """The identity with one weight; from its `after`-th training call on, its output or its gradient is NaN."""
+
+    def __init__(self, after, where):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+        self.after, self.where, self.calls = after, where, 0
+
+    def forward(self, x, context=None):
+        self.calls += self.training
+        z = x + self.weight
+        if self.calls >= self.after and self.training:
+            if self.where == "output":
+                z = z * math.nan
+            else:
+                z.register_hook(lambda gradient: gradient * math.nan)
+        return z, x.new_zeros(len(x))
+
+
+@pytest.mark.parametrize("after", [1, 30, 50, 51, 75, 100, 120])
+@pytest.mark.parametrize("where", ["output", "gradient"])
+def test_nan_ends_the_run_with_an_explanation_and_finite_weights(where, after):
+    flow = Flow(Chain(Failing(after, where)), shape=(2,))
+    with pytest.raises(DivergedError, match=r"training diverged: .*learning rate .*lr=0.005") as caught:
+        quick_fit(flow, steps=120)
+    assert all(parameter.isfinite().all() for parameter in flow.parameters())
+    assert not flow.training
+    assert len(caught.value.history.loss) <= 120
+
+
+def test_the_explanation_names_the_step_at_which_the_loss_was_lost():
+    flow = Flow(Chain(Failing(70, "output")), shape=(2,))
+    with pytest.raises(DivergedError, match="nan at step 70"):
+        quick_fit(flow, steps=120)
+
+
+@pytest.mark.parametrize("lr", [1.0, 10.0, 1e6])
+@pytest.mark.parametrize("steps", [100, 300])
+def test_a_learning_rate_that_is_too_high_never_ends_in_a_flow_far_worse_than_at_the_start(lr, steps):
+    """Either the run recovers by itself, or it says so and puts healthy weights back."""
+    torch.manual_seed(0)
+    flow = models.realnvp_2d(depth=4, hidden=(32,))
+    with contextlib.suppress(DivergedError):
+        quick_fit(flow, MOONS, steps=steps, lr=lr)
+    with torch.no_grad():
+        z, log_det = flow(POINTS)
+        loss = (z.square().sum(1) / 2 - log_det).mean() + math.log(2 * math.pi)
+    assert loss < 2.2 + 10 * 2  # about 2 at the start; 10 nats per dimension of grace
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("steps", 0, "steps must be a whole number of at least 1, got 0"),
+        ("steps", 1e3, "steps must be a whole number of at least 1, got 1000.0"),
+        ("batch_size", 0, "batch_size must be a whole number of at least 1, got 0"),
+        ("batch_size", -5, "batch_size must be a whole number of at least 1, got -5"),
+        ("snapshots", -1, "snapshots must be a whole number of at least 0, got -1"),
+        ("lr", 0, "lr must be positive and finite, got 0"),
+        ("lr", -1e-3, "lr must be positive and finite, got -0.001"),
+        ("lr", math.nan, "lr must be positive and finite, got nan"),
+        ("lr", math.inf, "lr must be positive and finite, got inf"),
+        ("seed", "0", "seed must be an integer"),
+        ("seed", 0.5, "seed must be an integer"),
+    ],
+)
+def test_senseless_settings_are_refused_and_leave_the_flow_alone(setting, value, message):
+    flow, untouched = small_flow(), small_flow()
+    with pytest.raises(ValueError, match=message):
+        quick_fit(flow, **{setting: value})
+    assert same_state(flow, untouched)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (torch.zeros(10, 3), r"takes data of shape \(B, 2\), got \(10, 3\)"),
+        (torch.zeros(2), r"takes data of shape \(B, 2\), got \(2"),
+        (torch.zeros(0, 2), "the batch is empty"),
+        (torch.zeros(10, 2, dtype=torch.int64), "takes floating-point data, got torch.int64"),
+        (torch.full((10, 2), math.nan), "10 of 10 data points hold NaN or infinity"),
+        (torch.zeros(10, 2).numpy(), "takes a torch tensor, got ndarray"),
+        ([[0.0, 1.0]], "takes a torch tensor, got list"),
+        (POINTS.double(), "float32.*got torch.float64"),
+    ],
+    ids=["width", "1d", "empty", "integers", "nan", "numpy", "list", "float64"],
+)
+def test_bad_data_is_refused(points, message):
+    with pytest.raises(ValueError, match=message):
+        quick_fit(small_flow(), points)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_density_that_draws_what_is_not_finite_is_refused(value):
+    class Broken:
+        def sample(self, n, seed=None):
+            return torch.full((n, 2), value)
+
+    with pytest.raises(ValueError, match="data points hold NaN or infinity"):
+        quick_fit(small_flow(), Broken())
+
+
+@pytest.mark.parametrize(
+    ("features", "points", "context", "message"),
+    [
+        (3, POINTS, None, r"takes a context of shape \(300, 3\), got none"),
+        (3, POINTS, CONTEXT[:10], r"takes a context of shape \(300, 3\), got \(10, 3\)"),
+        (3, POINTS, CONTEXT[:, :2], r"takes a context of shape \(300, 3\), got \(300, 2\)"),
+        (3, POINTS, CONTEXT.tolist(), r"takes a context of shape \(300, 3\), got .*list"),
+        (3, POINTS, CONTEXT * math.nan, "the context holds NaN or infinity"),
+        (0, POINTS, CONTEXT, "takes no context"),
+        (3, MOONS, CONTEXT, "a context goes with a data tensor"),
+        (3, MOONS, None, r"takes a context of shape \(64, 3\), got none"),
+    ],
+    ids=["missing", "rows", "width", "list", "nan", "unexpected", "density and context", "density without"],
+)
+def test_bad_context_is_refused(features, points, context, message):
+    with pytest.raises(ValueError, match=message):
+        quick_fit(small_flow(features), points, context=context)
+
+
+def test_data_outside_the_domain_of_the_first_layer_is_explained():
+    flow = Flow(Chain(Logit(), Diagonal(2)), shape=(2,))
+    with pytest.raises(DivergedError, match=r"Logit takes \[0, 1\]"):
+        quick_fit(flow, 5 + POINTS)
+
+
+def test_a_constant_channel_is_refused_by_the_fit_and_leaves_no_trace():
+    flow = small_flow()
+    with pytest.raises(ValueError, match="channel 1 is constant"):
+        quick_fit(flow, torch.stack([torch.randn(100), torch.zeros(100)], dim=1))
+    with pytest.raises(ValueError, match="ActNorm is not initialised"):
+        flow.log_prob(POINTS)
