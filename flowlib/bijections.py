@@ -40,9 +40,15 @@ def per_channel(parameter, x):
     return parameter.view(-1, *[1] * (x.dim() - 2))
 
 
+def check_width(x, width):
+    """Refuse x unless it is (B, width, ...): a wrong width would broadcast or lose dimensions without a word."""
+    if x.dim() < 2 or x.shape[1] != width:
+        raise ValueError(f"this layer takes (B, {width}) or (B, {width}, H, W), got {tuple(x.shape)}")
+
+
 def positions(x):
     """How many positions share one channel: 1 for (B, C), H * W for (B, C, H, W)."""
-    return x[0, 0].numel()
+    return x.shape[2:].numel()
 
 
 class Chain(nn.Sequential, Bijection):
@@ -143,12 +149,12 @@ class SoftLog(Bijection):
     def forward(self, x, context=None):
         size = x.abs()
         bend = torch.log1p((size - self.tau).clamp(min=0))
-        return x.sign() * (size.clamp(max=self.tau) + bend), -sum_dims(bend)
+        return torch.where(size <= self.tau, x, x.sign() * (self.tau + bend)), -sum_dims(bend)
 
     def inverse(self, z, context=None):
         size = z.abs()
         excess = (size - self.tau).clamp(min=0)
-        return z.sign() * (size.clamp(max=self.tau) + torch.expm1(excess)), sum_dims(excess)
+        return torch.where(size <= self.tau, z, z.sign() * (self.tau + torch.expm1(excess))), sum_dims(excess)
 
     def extra_repr(self):
         return f"tau={self.tau}"
@@ -170,9 +176,11 @@ class Diagonal(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(whole_number("D", D, at_least=1)))
 
     def forward(self, x, context=None):
+        check_width(x, len(self.log_scale))
         return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))
 
     def inverse(self, z, context=None):
+        check_width(z, len(self.log_scale))
         return z * (-self.log_scale).exp(), -self.log_scale.sum().expand(len(z))
 
 
@@ -200,6 +208,7 @@ class BatchNorm(Bijection):
         self.register_buffer("running_var", torch.ones(C))
 
     def forward(self, x, context=None):
+        check_width(x, len(self.running_mean))
         if self.training:
             mean, var = self._batch_statistics(x)
         else:
@@ -211,6 +220,7 @@ class BatchNorm(Bijection):
     def inverse(self, z, context=None):
         if self.training:
             raise ValueError("BatchNorm has no inverse in training mode: call flow.eval() before sampling or inverting")
+        check_width(z, len(self.running_mean))
         log_scale = 0.5 * torch.log(self.running_var + self.eps)
         x = z * per_channel(log_scale.exp(), z) + per_channel(self.running_mean, z)
         return x, (positions(z) * log_scale.sum()).expand(len(z))
@@ -255,6 +265,8 @@ class ActNorm(Bijection):
         """Set shift and scale from a batch x, so that forward(x) has mean 0 and variance 1 per channel."""
         dims = [0, *range(2, x.dim())]
         std, mean = torch.std_mean(x, dim=dims, unbiased=False)
+        if not std.isfinite().all():
+            raise ValueError("ActNorm cannot be initialised: the batch given is empty or holds NaN or infinity")
         if not (std > 0).all():
             raise ValueError(f"ActNorm cannot be initialised: channel {int((~(std > 0)).nonzero()[0])} is constant in the batch given")
         self.shift.copy_(mean)
@@ -262,18 +274,23 @@ class ActNorm(Bijection):
         self.initialised.fill_(True)
 
     def forward(self, x, context=None):
-        self._check_ready()
+        self._check_ready(x)
         return (x - per_channel(self.shift, x)) * per_channel(self.log_scale.exp(), x), self._log_det(x)
 
     def inverse(self, z, context=None):
-        self._check_ready()
+        self._check_ready(z)
         return z * per_channel((-self.log_scale).exp(), z) + per_channel(self.shift, z), -self._log_det(z)
+
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        self._ready = False
 
     def _log_det(self, x):
         return (positions(x) * self.log_scale.sum()).expand(len(x))
 
-    def _check_ready(self):
+    def _check_ready(self, x):
         """Read the buffer until it says yes once: on a GPU every read would wait for the device."""
+        check_width(x, len(self.shift))
         self._ready = self._ready or bool(self.initialised)
         if not self._ready:
             raise ValueError("ActNorm is not initialised: train with flowlib.training.fit, or call initialise(x) on a batch of its input")
@@ -295,14 +312,16 @@ class Permute(Bijection):
     def __init__(self, order):
         super().__init__()
         order = torch.as_tensor(order)
-        if order.dim() != 1 or not torch.equal(order.sort().values, torch.arange(len(order))):
+        if order.dim() != 1 or order.dtype != torch.long or not torch.equal(order.sort().values, torch.arange(len(order))):
             raise ValueError(f"order must hold each of 0 ... D-1 once, got {order.tolist()}")
         self.register_buffer("order", order)
 
     def forward(self, x, context=None):
+        check_width(x, len(self.order))
         return x[:, self.order], x.new_zeros(len(x))
 
     def inverse(self, z, context=None):
+        check_width(z, len(self.order))
         return z[:, self.order.argsort()], z.new_zeros(len(z))
 
     def extra_repr(self):

@@ -58,7 +58,12 @@ def load(path):
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path.name} is damaged or is no safetensors file ({error}); save it anew or restore it from a copy") from error
-    flow = build(card["builder"], **card["arguments"])
+    try:
+        flow = build(card["builder"], **card["arguments"])
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{path.with_suffix('.json').name} does not describe a model of flowlib ({error})") from error
+    if all(tensor.dtype == torch.float64 for tensor in tensors.values() if tensor.is_floating_point()):
+        flow.double()
     try:
         flow.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Small things that every floor needs: budgets, seeds and the wording of errors."""
 
+import numbers
 import os
 
 import torch
@@ -22,13 +23,15 @@ def generator(seed):
     """
     if seed is None or isinstance(seed, torch.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
         raise ValueError(f"seed must be an integer, a torch.Generator or None, got {seed!r}")
-    return torch.Generator().manual_seed(seed)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must be an integer of at most 64 bits, got {seed}")
+    return torch.Generator().manual_seed(int(seed))
 
 
 def whole_number(name, value, at_least):
     """Return `value` if it is an integer of at least `at_least`; otherwise raise a ValueError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(f"{name} must be a whole number of at least {at_least}, got {value!r}")
-    return value
+    return int(value)

@@ -21,8 +21,9 @@ class Coupling(Bijection):
 
     def __init__(self, mask, network):
         super().__init__()
-        if mask.dtype != torch.bool or mask.dim() != 1:
-            raise ValueError(f"a coupling mask must be a boolean vector, got {mask.dtype} of shape {tuple(mask.shape)}")
+        if not torch.is_tensor(mask) or mask.dtype != torch.bool or mask.dim() != 1:
+            given = f"{mask.dtype} of shape {tuple(mask.shape)}" if torch.is_tensor(mask) else f"a {type(mask).__name__}"
+            raise ValueError(f"a coupling mask must be a boolean vector, got {given}")
         if mask.all():
             raise ValueError(f"this mask leaves nothing to transform: all {len(mask)} dimensions pass through")
         self.network = network
@@ -60,6 +61,7 @@ class Coupling(Bijection):
         loaded = state_dict.get(prefix + "mask")
         if loaded is not None and not torch.equal(loaded.to(self.mask.device), self.mask):
             args[-1].append(f"{prefix}mask differs from this coupling's: {loaded.int().tolist()} against {self.mask.int().tolist()}")
+            state_dict = {**state_dict, prefix + "mask": self.mask}  # never take a refused mask over
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self):

@@ -52,7 +52,7 @@ class Flow(nn.Module):
 
         Raises ValueError for an empty batch, a wrong shape, integers, and values that are not finite.
         """
-        self._check_values(x)
+        self.check_input(x, context)
         z, log_det = self(x, context)
         return standard_normal_log_prob(z) + log_det
 
@@ -66,14 +66,18 @@ class Flow(nn.Module):
         whole_number("n", n, at_least=0)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
-        like = next(self.parameters())
-        z = torch.randn(n, self.shape.numel(), generator=generator(seed)).to(like)
-        return self.inverse(temperature * z, context)[0]
+        return self.inverse(temperature * self.draw_latents(n, generator(seed)), context)[0]
+
+    def draw_latents(self, n, generator=None):
+        """n draws from the base, (n, D), in the dtype and on the device of the flow's parameters."""
+        z = torch.randn(n, self.shape.numel(), generator=generator)
+        return z.to(next(self.parameters(), z))
 
     @torch.no_grad()
     def trace(self, x, context=None):
         """The states on the way from data to latent: [x, after layer 1, ..., z], one longer than the chain."""
         self._check_shape(x, self.shape, "data")
+        self._check_context(context, len(x))
         layers = self.bijection if isinstance(self.bijection, Chain) else [self.bijection]
         states = [x]
         for layer in layers:
@@ -91,21 +95,29 @@ class Flow(nn.Module):
     def _check_context(self, context, rows):
         if not self.context_features and context is None:
             return
-        expected = f"a context of shape ({rows}, {self.context_features})" if self.context_features else "no context"
-        if context is None or context.shape != (rows, self.context_features):
-            raise ValueError(f"this flow takes {expected}, got {'none' if context is None else tuple(context.shape)}")
+        if not torch.is_tensor(context) or context.shape != (rows, self.context_features):
+            expected = f"a context of shape ({rows}, {self.context_features})" if self.context_features else "no context"
+            given = "none" if context is None else tuple(context.shape) if torch.is_tensor(context) else f"a {type(context).__name__}"
+            raise ValueError(f"this flow takes {expected}, got {given}")
 
-    def _check_values(self, x):
+    def check_input(self, x, context=None):
+        """Refuse data and context that would fail deep inside, or give NaN: see `log_prob`. One pass over the data."""
         if not torch.is_tensor(x):
             raise ValueError(f"this flow takes a torch tensor, got {type(x).__name__}")
         if not x.is_floating_point():
             raise ValueError(f"this flow has no Dequantize layer, so it takes floating-point data, got {x.dtype}")
+        dtype = next(self.parameters(), x).dtype
+        if x.dtype != dtype:
+            raise ValueError(f"this flow's weights are {dtype}, so it takes data of that dtype, got {x.dtype}: use x.to({dtype})")
         self._check_shape(x, self.shape, "data")
         if len(x) == 0:
             raise ValueError(f"the batch is empty: got data of shape {tuple(x.shape)}")
         if not x.isfinite().all():
             bad = (~x.isfinite()).flatten(1).any(1)
             raise ValueError(f"{int(bad.sum())} of {len(x)} data points hold NaN or infinity, the first in row {int(bad.nonzero()[0])}")
+        self._check_context(context, len(x))
+        if context is not None and not context.isfinite().all():
+            raise ValueError("the context holds NaN or infinity")
 
 
 class FlowDistribution(Distribution):
@@ -114,22 +126,28 @@ class FlowDistribution(Distribution):
     arg_constraints = {}
     has_rsample = True
 
-    def __init__(self, flow, context=None):
+    def __init__(self, flow, context=None, batch_shape=()):
         self.flow, self.context = flow, context
-        super().__init__(event_shape=flow.shape, validate_args=False)
+        super().__init__(torch.Size(batch_shape), flow.shape, validate_args=False)
 
     @property
     def support(self):
         return constraints.independent(constraints.real, len(self.event_shape))
 
+    def expand(self, batch_shape, _instance=None):
+        return FlowDistribution(self.flow, self.context, batch_shape)
+
     def rsample(self, sample_shape=()):
         shape = self._extended_shape(torch.Size(sample_shape))
-        z = torch.randn(shape.numel() // self.flow.shape.numel(), self.flow.shape.numel())
-        return self.flow.inverse(z.to(next(self.flow.parameters())), self._rows(len(z)))[0].reshape(shape)
+        z = self.flow.draw_latents(shape.numel() // self.event_shape.numel())
+        return self.flow.inverse(z, self._rows(len(z)))[0].reshape(shape)
 
     def log_prob(self, value):
+        lead = value.dim() - len(self.event_shape)
+        if value.shape[max(lead, 0) :] != self.event_shape:
+            raise ValueError(f"this flow takes values of shape (..., {', '.join(map(str, self.event_shape))}), got {tuple(value.shape)}")
         rows = value.reshape(-1, *self.event_shape)
-        return self.flow.log_prob(rows, self._rows(len(rows))).reshape(value.shape[: value.dim() - len(self.event_shape)])
+        return self.flow.log_prob(rows, self._rows(len(rows))).reshape(value.shape[:lead])
 
     def _rows(self, n):
         return None if self.context is None else self.context.expand(n, -1)

@@ -12,12 +12,15 @@ class MLP(nn.Sequential):
     The last layer starts at zero, so a coupling built on it starts as the identity.
 
     Shapes: x (B, in_features), context (B, context_features) or None -> (B, out_features).
-    Raises ValueError if a network built with `context_features` is called without a context.
+    Raises ValueError if `hidden` is not a sequence of widths, if there is nothing to see (no input and no context), and
+    if a network built with `context_features` is called without a context.
     """
 
     def __init__(self, in_features, out_features, hidden=(64, 64), context_features=0):
         if in_features + context_features < 1:
             raise ValueError("an MLP needs at least one input: in_features + context_features is 0")
+        if not isinstance(hidden, (tuple, list)):
+            raise ValueError(f"hidden must list the widths of the hidden layers, such as (64, 64), got {hidden!r}")
         widths = [in_features + context_features, *hidden]
         layers = []
         for n_in, n_out in zip(widths, widths[1:]):

@@ -36,7 +36,7 @@ def evaluate_on_grid(log_prob, box, resolution=200):
 def density(ax, log_prob, box, resolution=200, vmax=None):
     """Draw exp(log_prob), a function (n, 2) -> (n,), as a heat map over `box`; return the image."""
     p, _ = evaluate_on_grid(log_prob, box, resolution)
-    image = ax.imshow(p, extent=[*box[0], *box[1]], origin="lower", vmin=0, vmax=vmax, interpolation="bilinear")
+    image = ax.imshow(p.numpy(), extent=[*box[0], *box[1]], origin="lower", vmin=0, vmax=vmax, interpolation="bilinear")
     frame(ax, box)
     return image
 

@@ -51,7 +51,7 @@ def fit(flow, data, *, context=None, steps=4_000, batch_size=512, lr=5e-3, seed=
     data        a density with `.sample(n, seed)` (fresh points at every step), or a tensor (N, *flow.shape), reshuffled
                 every epoch
     context     (N, C), one row per row of a data tensor, for a conditional flow
-    steps       updates; lr is the peak of a one-cycle schedule: 5 % linear warm-up, then a cosine to zero
+    steps       updates; the learning rate rises linearly to lr over the first 5 % of them, and falls to 0 along a cosine
     seed        fixes the data order and the fresh points; the initial weights are the caller's (`torch.manual_seed`)
     snapshots   how many copies of the flow to keep, evenly spaced from before the first step to after the last
 
@@ -70,7 +70,7 @@ def fit(flow, data, *, context=None, steps=4_000, batch_size=512, lr=5e-3, seed=
 
     flow.train()
     optimizer = torch.optim.Adam(flow.parameters(), lr=lr, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps))
     history, keeper, start = History(), _Keeper(flow, lr), time.perf_counter()
     keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
     losses = []
@@ -105,24 +105,28 @@ def fit(flow, data, *, context=None, steps=4_000, batch_size=512, lr=5e-3, seed=
     return history
 
 
+def warm_up_and_cosine(step, steps):
+    """The factor on the learning rate: up linearly over the first 5 % of the steps, down to 0 along a cosine."""
+    return min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
 def _batches(flow, data, context, batch_size, rng, device):
     """Yield (x, context) for ever; the data is checked once, at the door."""
     if hasattr(data, "sample"):
         if context is not None:
             raise ValueError("a context goes with a data tensor; a density draws fresh points that have none")
-        return _fresh_batches(flow, data, batch_size, rng, device)
-    flow._check_values(data)
-    flow._check_context(context, len(data))
-    if context is not None and not context.isfinite().all():
-        raise ValueError("the context holds NaN or infinity")
+        flow._check_context(None, batch_size)
+        return _fresh_batches(flow, data, batch_size, rng)
+    flow.check_input(data, context)
     return _shuffled_batches(data.to(device), None if context is None else context.to(device), batch_size, rng)
 
 
-def _fresh_batches(flow, density, batch_size, rng, device, at_once=100):
+def _fresh_batches(flow, density, batch_size, rng, at_once=100):
     """Draw many batches in one call: sampling a toy density costs mostly its fixed overhead."""
+    like = next(flow.parameters())
     while True:
-        points = density.sample(at_once * batch_size, seed=rng).to(device)
-        flow._check_values(points)
+        points = density.sample(at_once * batch_size, seed=rng).to(like)
+        flow.check_input(points)
         yield from ((x, None) for x in points.split(batch_size))
 
 
@@ -138,13 +142,16 @@ def _shuffled_batches(data, context, batch_size, rng):
 def _initialise_actnorms(flow, x, context):
     """Run one batch through the flow and let every new ActNorm start from what arrives at it."""
     new = [m for m in flow.modules() if isinstance(m, ActNorm) and not m.initialised]
+    if not new:
+        return
     hooks = [m.register_forward_pre_hook(lambda m, args: m.initialise(args[0])) for m in new]
-    if new:
-        was_training = flow.training
+    was_training = flow.training
+    try:
         flow.eval()(x, context)
+    finally:
         flow.train(was_training)
-    for hook in hooks:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 class _Keeper:
@@ -155,8 +162,9 @@ class _Keeper:
 
     def check(self, history):
         recent = history.loss[-CHECK_EVERY:]
-        limit = median(history.loss[:CHECK_EVERY]) + 10 * self.flow.shape.numel() if recent else math.inf
-        if all(map(math.isfinite, recent)) and (not recent or median(recent) <= limit):
+        limit = history.loss[0] + 10 * self.flow.shape.numel() if recent else math.inf
+        healthy = all(map(math.isfinite, recent)) and all(p.isfinite().all() for p in self.flow.parameters())
+        if healthy and (not recent or median(recent) <= limit):
             self.good = copy.deepcopy(self.flow.state_dict())
             return
         self.flow.load_state_dict(self.good)

@@ -68,7 +68,7 @@ def mixed_chain(D):
     return Chain(
         ActNorm(D),
         coupling(AffineCoupling, masks.halves(D), CONTEXT),
-        Permute(list(range(1, D)) + [0]),
+        Permute([*range(1, D), 0]),
         BatchNorm(D),
         Inverse(Chain(coupling(AdditiveCoupling, masks.alternating(D), CONTEXT), Diagonal(D))),
         SoftLog(2.0),
@@ -186,13 +186,13 @@ def test_the_protocol_leaves_both_directions_to_its_heirs():
 WIDTH_3 = {"Diagonal": Diagonal, "BatchNorm": BatchNorm, "ActNorm": ActNorm, "Permute": lambda D: Permute(range(D))}
 
 
-@pytest.mark.parametrize("width", [1, 2, 4])
 @both_directions
 @pytest.mark.parametrize("name", WIDTH_3)
-def test_input_of_another_width_is_refused(name, direction, width):
+def test_input_of_another_width_is_refused(name, direction):
     bijection = randomise(WIDTH_3[name](3))
-    with pytest.raises(ValueError, match=r"takes \(B, 3"):
-        (bijection if direction == "forward" else bijection.inverse)(torch.zeros(5, width))
+    for width in (1, 2, 4):  # a width of 1 would broadcast, a width of 4 would lose a dimension to Permute
+        with pytest.raises(ValueError, match=r"takes \(B, 3"):
+            (bijection if direction == "forward" else bijection.inverse)(torch.zeros(5, width))
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (0, 2, 4, 4)])
@@ -335,7 +335,7 @@ def test_actnorm_standardises_the_batch_it_is_initialised_from(shape):
 @both_directions
 def test_actnorm_refuses_to_run_before_it_is_initialised(direction):
     norm = ActNorm(2)
-    with pytest.raises(ValueError, match="ActNorm is not initialised: train with flowlib.training.fit"):
+    with pytest.raises(ValueError, match=r"ActNorm is not initialised: train with flowlib\.training\.fit"):
         (norm if direction == "forward" else norm.inverse)(torch.zeros(4, 2))
 
 

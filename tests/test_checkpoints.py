@@ -98,7 +98,7 @@ def test_another_file_ending_is_refused(tmp_path, name):
 
 
 def test_a_flow_without_a_builder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="only flows from a builder in flowlib.models can be saved"):
+    with pytest.raises(ValueError, match=r"only flows from a builder in flowlib\.models can be saved"):
         checkpoints.save(Flow(Chain(Diagonal(2)), shape=(2,)), tmp_path / "x.safetensors")
 
 
@@ -166,7 +166,10 @@ def test_a_card_that_names_an_unknown_model_is_refused(path):
         checkpoints.load(path)
 
 
-@pytest.mark.parametrize("arguments", [{"width": 8}, {"depth": -1}, {"depth": "3"}, {"hidden": 8}, {"hidden": ["a"]}, {"hidden": [-1]}, [3], None, "text"], ids=str)
+BAD_ARGUMENTS = [{"width": 8}, {"depth": -1}, {"depth": "3"}, {"hidden": 8}, {"hidden": ["a"]}, {"hidden": [-1]}, [3], None, "text"]
+
+
+@pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=str)
 def test_a_card_with_arguments_that_its_builder_does_not_take_is_refused(path, arguments):
     edit_card(path, arguments=arguments)
     with pytest.raises(ValueError, match=r"depth|flow.json|hidden"):

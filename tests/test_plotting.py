@@ -1,19 +1,14 @@
-import math
-import warnings
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from helpers import randomise
 
-import matplotlib
+from flowlib import data, models, plotting
+from flowlib.training import History
 
-matplotlib.use("agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from helpers import randomise  # noqa: E402
-
-from flowlib import data, models, plotting  # noqa: E402
-from flowlib.training import History  # noqa: E402
-
+pytestmark = pytest.mark.filterwarnings("error")
+plt.switch_backend("agg")
 BOX = ((-1.0, 3.0), (0.0, 2.0))
 
 
@@ -31,9 +26,7 @@ def flow():
 
 def draw(figure):
     """Render, so that what matplotlib defers until then is seen to work as well."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.canvas.draw()
+    figure.canvas.draw()
 
 
 def test_style_is_quiet_and_uses_the_colours_of_the_series():
@@ -66,11 +59,9 @@ def test_density_is_drawn_the_right_way_up_over_its_box(ax):
 
 
 @pytest.mark.parametrize("color", [plotting.ORANGE, torch.arange(6.0)], ids=["one", "per point"])
-def test_points_are_drawn_without_a_warning(ax, color):
+def test_points_are_drawn_where_they_are(ax, color):
     x = torch.rand(6, 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plotting.points(ax, x, BOX, color)
+    plotting.points(ax, x, BOX, color)
     assert np.allclose(ax.collections[0].get_offsets(), x)
     assert (ax.get_xlim(), ax.get_ylim()) == BOX
     draw(ax.figure)
@@ -98,25 +89,29 @@ def test_four_panels_show_data_latents_and_samples(flow):
     plt.close(figure)
 
 
-@pytest.mark.parametrize(("every", "expected"), [(1, 5), (2, 3), (3, 3), (100, 2)])
-def test_layer_strip_shows_data_every_so_many_layers_and_the_latent(flow, every, expected):
-    figure = plotting.layer_strip(flow, torch.randn(20, 2), BOX, every=every, columns=2)
-    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert len(titles) == expected
-    assert titles[0] == "data"
-    assert titles[-1] == "latent (layer 4)"
+@pytest.mark.parametrize("columns", [2, 5])
+def test_layer_strip_shows_the_data_and_every_layer(flow, columns):
+    x = torch.randn(20, 2)
+    figure = plotting.layer_strip(flow, x, BOX, columns=columns)
+    shown = [ax for ax in figure.axes if ax.get_title()]
+    assert [ax.get_title() for ax in shown] == ["data", *(f"after layer {k}" for k in range(1, 5))]
+    for ax, state in zip(shown, flow.trace(x)):
+        assert np.allclose(ax.collections[-1].get_offsets(), state)
     draw(figure)
     plt.close(figure)
 
 
-@pytest.mark.parametrize("steps", [1, 30, 200])
+@pytest.mark.parametrize("steps", [1, 30, 400])
 def test_loss_curve_shows_every_loss_its_running_mean_and_the_floor(ax, steps):
-    history = History(loss=[1.0 + math.sin(i) for i in range(steps)])
+    history = History(loss=[float(step) for step in range(1, steps + 1)])
     plotting.loss_curve(ax, history, floor=0.25)
     every_loss, running_mean, floor = ax.lines
     assert every_loss.get_ydata().tolist() == history.loss
-    assert len(running_mean.get_ydata()) == steps - min(50, steps) + 1
-    assert running_mean.get_ydata()[-1] == pytest.approx(np.mean(history.loss[-50:]))
+    assert np.allclose(running_mean.get_ydata(), running_mean.get_xdata())  # the centred mean of a line is the line
     assert list(floor.get_ydata()) == [0.25, 0.25]
     assert "entropy of the data, 0.250" in [text.get_text() for text in ax.get_legend().get_texts()]
     draw(ax.figure)
+
+
+def test_square_is_the_smallest_around_the_same_centre():
+    assert plotting.square(BOX) == ((-1.0, 3.0), (-1.0, 3.0))

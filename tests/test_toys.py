@@ -225,7 +225,7 @@ def test_points_of_another_shape_are_refused(name, shape):
 @every_density
 def test_integer_points_are_refused(name):
     """Their log-density would be cut to whole nats, or be no number at all where it is -infinity."""
-    with pytest.raises(ValueError, match="floating-point.*got torch.int64"):
+    with pytest.raises(ValueError, match=r"floating-point.*got torch.int64"):
         DENSITIES[name]().log_prob(torch.zeros(3, 2, dtype=torch.int64))
 
 

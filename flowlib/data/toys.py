@@ -25,6 +25,8 @@ class Density:
 
     def log_prob(self, x):
         """The exact log-density in nats, computed in float64 and returned in x's dtype: (n, 2) -> (n,)."""
+        if not x.is_floating_point():
+            raise ValueError(f"this density takes floating-point points, got {x.dtype}")
         if x.shape[1:] != (2,):
             raise ValueError(f"this density takes points of shape (n, 2), got {tuple(x.shape)}")
         return self._log_prob(x.double()).to(x.dtype)
@@ -70,6 +72,14 @@ def uniform(n, low, high, generator):
     return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
 
 
+def panels_of_gauss_legendre(low, high, count, order=16):
+    """Nodes and weights of `count` equal panels between low and high, each with a Gauss-Legendre rule: (count * order,) twice."""
+    nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(order))
+    half = (high - low) / (2 * count)
+    centres = low + half * (2 * torch.arange(count, dtype=torch.float64) + 1)
+    return (centres[:, None] + half * nodes).flatten(), (half * weights).repeat(count)
+
+
 class NoisyCurves(Density):
     """Points spread evenly (in t) along one of several curves, plus Gaussian noise.
 
@@ -77,16 +87,15 @@ class NoisyCurves(Density):
     """
 
     def __init__(self, noise, t_range, speed, box):
+        """`speed` is the largest |d curve / dt|: panels are at most four noise widths long."""
         self.noise = positive("noise", noise)
         self.t_range = t_range
         (left, right), (bottom, top) = box
         margin = 7 * self.noise
         self.box = ((left - margin, right + margin), (bottom - margin, top + margin))
-        # Gauss-Legendre nodes close enough together to resolve a bump of width `noise` on the fastest stretch.
-        nodes, weights = np.polynomial.legendre.leggauss(int(4 * speed * (t_range[1] - t_range[0]) / self.noise) + 32)
-        centre, half = (t_range[1] + t_range[0]) / 2, (t_range[1] - t_range[0]) / 2
-        self._curve_points = self._curves(torch.from_numpy(centre + half * nodes))  # (curves, nodes, 2)
-        self._log_weights = torch.from_numpy(weights / 2).log() - math.log(len(self._curve_points))
+        nodes, weights = panels_of_gauss_legendre(*t_range, count=math.ceil(speed * (t_range[1] - t_range[0]) / (4 * self.noise)))
+        self._curve_points = self._curves(nodes)  # (curves, nodes, 2)
+        self._log_weights = (weights / weights.sum()).log() - math.log(len(self._curve_points))
 
     def _curves(self, t):
         """t (T,) -> points on every curve (curves, T, 2)."""
@@ -153,7 +162,7 @@ class Sinusoid(Density):
         x, y = x.unbind(1)
         residual = (y - x.sin()) / self.noise
         log_p = -0.5 * residual.square() - math.log(self.noise) - 1.5 * math.log(2 * math.pi)
-        return log_p.masked_fill(x.abs() > math.pi, -math.inf)
+        return log_p.masked_fill(x.abs() > float(np.float32(math.pi)), -math.inf)  # samples are float32, and may round up to the edge
 
 
 class Checkerboard(Density):
@@ -166,7 +175,8 @@ class Checkerboard(Density):
     def _sample(self, n, generator):
         column = torch.randint(4, (n,), generator=generator)
         row = 2 * torch.randint(2, (n,), generator=generator) + column % 2
-        return torch.stack([column, row], dim=1) - 2 + torch.rand(n, 2, generator=generator, dtype=torch.float64)
+        within = torch.rand(n, 2, generator=generator, dtype=torch.float64).clamp(max=1 - 2**-22)  # stays inside in float32
+        return torch.stack([column, row], dim=1) - 2 + within
 
     def __repr__(self):
         return "Checkerboard()"
@@ -174,7 +184,7 @@ class Checkerboard(Density):
     def _log_prob(self, x):
         column, row = (x.floor() + 2).unbind(1)
         inside = ((x >= -2) & (x < 2)).all(1) & ((column + row) % 2 == 0)
-        return torch.where(inside, -math.log(8), -math.inf)
+        return x.new_full((len(x),), -math.log(8)).masked_fill(~inside, -math.inf)
 
 
 class Rings(Density):
