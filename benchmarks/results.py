@@ -1,8 +1,8 @@
 """Train the models that the series ships, and write the results table of the README from their cards.
 
-    python benchmarks/results.py            train what is missing from data/pretrained, then write the table
-    python benchmarks/results.py moons      train these anew
-    python benchmarks/results.py --table    write the table only
+python benchmarks/results.py            train what is missing from data/pretrained, then write the table
+python benchmarks/results.py moons      train these anew
+python benchmarks/results.py --table    write the table only
 """
 
 import argparse

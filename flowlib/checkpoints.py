@@ -86,13 +86,13 @@ def read_card(path):
 
 
 def hardware():
-    """A line such as 'AMD EPYC, 2 threads' or 'NVIDIA H200', for results that say where they were measured."""
+    """A line such as 'AMD EPYC, 2 cores' or 'NVIDIA H200', for results that say where they were measured."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def _find(path):

@@ -9,7 +9,8 @@ __all__ = ["MLP"]
 class MLP(nn.Sequential):
     """A ReLU network from the values that pass through (and the context) to a coupling's parameters.
 
-    The last layer starts at zero, so a coupling built on it starts as the identity.
+    Hidden layers after the first start as He et al. (arXiv 1502.01852) advise; the last layer starts at zero, so a coupling
+    built on it starts as the identity.
 
     Shapes: x (B, in_features), context (B, context_features) or None -> (B, out_features).
     Raises ValueError if `hidden` is not a sequence of widths, if there is nothing to see (no input and no context), and
@@ -26,6 +27,8 @@ class MLP(nn.Sequential):
         for n_in, n_out in zip(widths, widths[1:]):
             layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
+        for layer in layers[2::2]:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(self[-1].weight)
         nn.init.zeros_(self[-1].bias)
         self.context_features = context_features

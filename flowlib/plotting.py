@@ -58,7 +58,7 @@ def square(box):
     return tuple(((low + high) / 2 - half, (low + high) / 2 + half) for low, high in box)
 
 
-def mesh(box, lines=13, per_line=200):
+def mesh(box, lines=11, per_line=200):
     """A square mesh of straight lines over `box`: (2 lines, per_line, 2), to be pushed through a map and drawn."""
     (left, right), (bottom, top) = box
     u, v = torch.linspace(left, right, per_line), torch.linspace(bottom, top, per_line)
@@ -84,7 +84,7 @@ def four_panels(flow, x, box, seed=0):
         (z, LATENT_BOX, z[:, 0], "fresh latents  z ~ N(0, I)"),
         (flow.inverse(z)[0], square(box), z[:, 0], "samples  x = f⁻¹(z)"),
     ]
-    fig, axes = plt.subplots(2, 2, figsize=(7, 7), layout="compressed")
+    fig, axes = plt.subplots(2, 2, figsize=(6, 6), layout="compressed")
     for ax, (xy, limits, color, title) in zip(axes.flat, panels):
         points(ax, xy, limits, color)
         ax.set_title(title)
@@ -98,7 +98,7 @@ def layer_strip(flow, x, box, columns=5):
     lines = mesh(box)
     meshes = [state.view(lines.shape) for state in flow.trace(lines.view(-1, 2))]
     rows = -(-len(states) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(1.8 * columns, 2.0 * rows), squeeze=False, layout="compressed")
+    fig, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows), squeeze=False, layout="compressed")
     for ax in axes.flat[len(states) :]:
         ax.set_axis_off()
     for k, ax in enumerate(axes.flat[: len(states)]):

@@ -1,5 +1,6 @@
 """The training loop: maximum likelihood with Adam, a warm-up and a cosine, a progress bar, and snapshots on the way."""
 
+import contextlib
 import copy
 import math
 import time
@@ -69,12 +70,12 @@ def fit(flow, data, *, context=None, steps=4_000, batch_size=512, lr=5e-3, seed=
     _initialise_actnorms(flow, *next(batches))
 
     flow.train()
-    optimizer = torch.optim.Adam(flow.parameters(), lr=lr, fused=True)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps))
     history, keeper, start = History(), _Keeper(flow, lr), time.perf_counter()
     keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
     losses = []
-    with tqdm(total=steps, disable=not progress, unit="step", leave=False) as bar:
+    with one_thread_if_small(flow, batch_size), tqdm(total=steps, disable=not progress, unit="step", leave=False) as bar:
         try:
             for step in range(steps + 1):
                 if step in keep_at:
@@ -108,6 +109,19 @@ def fit(flow, data, *, context=None, steps=4_000, batch_size=512, lr=5e-3, seed=
 def warm_up_and_cosine(step, steps):
     """The factor on the learning rate: up linearly over the first 5 % of the steps, down to 0 along a cosine."""
     return min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@contextlib.contextmanager
+def one_thread_if_small(flow, batch_size, small=50_000_000):
+    """On a CPU, a step with few multiplications is quicker on one thread: sharing it out costs more than doing it."""
+    before = torch.get_num_threads()
+    first = next(flow.parameters())
+    if first.device.type == "cpu" and batch_size * sum(p.numel() for p in flow.parameters()) < small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _batches(flow, data, context, batch_size, rng, device):

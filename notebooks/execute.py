@@ -110,10 +110,10 @@ def execute(path):
 
 
 def with_palette(png):
-    """The same picture in its 128 best colours, base64 in and out: a third of the size, and no difference to the eye."""
+    """Much the same picture in its 256 best colours, base64 in and out, at a third of the size."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     packed = io.BytesIO()
-    image.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
     return base64.b64encode(packed.getvalue()).decode()
 
 

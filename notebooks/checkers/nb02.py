@@ -1,4 +1,7 @@
-"""Checkers of the exercises of notebook 02. Each raises an AssertionError that says what is wrong, or prints that all is well."""
+"""Checkers for the exercises of notebook 02: each raises an AssertionError that says what is wrong, or prints that it passed.
+
+An answer that is still None, as the stubs in the notebook leave it, counts as not answered yet.
+"""
 
 import torch
 
@@ -10,18 +13,21 @@ MOONS = data.TwoMoons(noise=0.05)
 BOX = ((-1.5, 2.5), (-1.1, 1.6))
 
 
-def coupling(layer_class):
+def check_exercise_1(make_coupling):
     """Exercise 1: any dimension, any mask; inverse, log-det, and what passes through."""
     for mask in [masks.alternating(2), masks.alternating(5, flip=True), masks.halves(6), masks.random(7, seed=0)]:
         torch.manual_seed(0)
-        layer = layer_class(mask).double()
+        layer = make_coupling(mask)
+        if layer is None:
+            return print("Exercise 1: not answered yet")
+        layer = layer.double()
         x = torch.randn(8, len(mask), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         z, log_det = layer(x)
         assert z.shape == x.shape, f"forward must keep the shape {tuple(x.shape)}, got {tuple(z.shape)}"
         assert log_det.shape == (8,), f"log_det must have shape (8,), got {tuple(log_det.shape)}"
         assert torch.equal(z[:, mask], x[:, mask]), "where the mask is True, values must pass through unchanged"
         assert not torch.allclose(z[:, ~mask], x[:, ~mask]), "where the mask is False, values must change"
-        jacobian = torch.stack([torch.autograd.functional.jacobian(lambda p: layer(p[None])[0][0], point) for point in x])
+        jacobian = torch.stack([torch.autograd.functional.jacobian(lambda p, layer=layer: layer(p[None])[0][0], point) for point in x])
         truth = torch.linalg.slogdet(jacobian).logabsdet
         assert torch.allclose(log_det, truth, atol=1e-8), "log_det is not log |det| of the Jacobian dz/dx"
         assert log_det.std() > 0, "the log-scale does not depend on x: is the network constant?"
@@ -31,8 +37,10 @@ def coupling(layer_class):
     print("Exercise 1: passed")
 
 
-def never_alternates(flow, unlearned_coordinate):
+def check_exercise_2(flow, unlearned_coordinate):
     """Exercise 2: the marginal that a chain of equal masks cannot learn."""
+    if flow is None:
+        return print("Exercise 2: not answered yet")
     couplings = [m for m in flow.modules() if isinstance(m, AffineCoupling)]
     assert len(couplings) == 8, f"the flow should have eight affine couplings, found {len(couplings)}"
     assert all(m.mask.tolist() == [True, False] for m in couplings), "every mask should be (True, False)"
@@ -45,12 +53,14 @@ def never_alternates(flow, unlearned_coordinate):
     print("Exercise 2: passed")
 
 
-def temperature(log_prob_at):
+def check_exercise_3(log_prob_at):
     """Exercise 3: the density of samples at another temperature."""
-    flow = models.realnvp_2d()
     torch.manual_seed(0)
+    flow = models.realnvp_2d()
     training.fit(flow, MOONS, steps=60, seed=0, progress=False)
     x = MOONS.sample(500, seed=0)
+    if log_prob_at(flow, x, 1.0) is None:
+        return print("Exercise 3: not answered yet")
     with torch.no_grad():
         assert torch.allclose(log_prob_at(flow, x, 1.0), flow.log_prob(x), atol=1e-4), "at T = 1 it must be flow.log_prob"
         for T in (0.5, 0.8):
@@ -60,8 +70,10 @@ def temperature(log_prob_at):
     print("Exercise 3: passed")
 
 
-def another_density(density, flow):
+def check_exercise_4(density, flow):
     """Exercise 4: the gap to the truth on another toy density."""
+    if flow is None:
+        return print("Exercise 4: not answered yet")
     allowed = (data.TwoSpirals, data.Rings, data.Checkerboard)
     assert isinstance(density, allowed), f"choose one of {', '.join(kind.__name__ for kind in allowed)}"
     x = density.sample(10_000, seed=99)
@@ -78,8 +90,10 @@ def desert_mass(log_prob):
     return (p_model[p_true < 1e-3].sum() * cell).item(), (p_model.sum() * cell).item()
 
 
-def mixture_base(log_prob):
+def check_exercise_5(log_prob):
     """Exercise 5: two modes in the base, less mass between the moons."""
+    if log_prob(MOONS.sample(2, seed=0)) is None:
+        return print("Exercise 5: not answered yet")
     torch.manual_seed(0)
     standard = models.realnvp_2d()
     training.fit(standard, MOONS, steps=600, seed=0, progress=False)
