@@ -10,7 +10,23 @@ import numpy as np
 import torch
 from matplotlib.collections import LineCollection
 
-__all__ = ["BLUE", "ORANGE", "GREEN", "use_style", "evaluate_on_grid", "density", "points", "mesh", "four_panels", "layer_strip", "loss_curve"]
+__all__ = [
+    "BLUE",
+    "ORANGE",
+    "GREEN",
+    "LATENT_BOX",
+    "use_style",
+    "evaluate_on_grid",
+    "density",
+    "points",
+    "frame",
+    "square",
+    "mesh",
+    "draw_mesh",
+    "four_panels",
+    "layer_strip",
+    "loss_curve",
+]
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 LATENT_BOX = ((-4.0, 4.0), (-4.0, 4.0))
