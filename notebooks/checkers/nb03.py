@@ -16,6 +16,8 @@ def gap(flow, density, points):
 
 def check_exercise_1(density, floor, gap_nice):
     """Noise of width 0.1 exp(cos x): the density, the floor for a constant log_det, and NICE's gap."""
+    if density is None:
+        return print("Exercise 1: not answered yet")
     p, cell = plotting.evaluate_on_grid(density.log_prob, density.box, resolution=1_000)
     assert abs(p.sum().item() * cell - 1) < 0.01, f"the density should integrate to 1 over its box, got {p.sum().item() * cell:.4f}"
     x, y = density.sample(20_000, seed=5).unbind(1)
@@ -38,6 +40,8 @@ def check_exercise_1(density, floor, gap_nice):
 
 def check_exercise_2(flow, predicted_floor):
     """A mask that never alternates: x passes through every coupling."""
+    if flow is None:
+        return print("Exercise 2: not answered yet")
     kept = [module.mask.tolist() for module in flow.modules() if hasattr(module, "mask")]
     assert kept, "the flow should contain coupling layers"
     assert all(mask == [True, False] for mask in kept), f"every mask should pass x through and change y, got {kept}"
@@ -58,6 +62,8 @@ def check_exercise_2(flow, predicted_floor):
 
 def check_exercise_3(share, gaps, thrown):
     """SoftLog with tau = 2 and tau = 100 behind the shipped flow."""
+    if share is None:
+        return print("Exercise 3: not answered yet")
     assert set(share) == set(gaps) == {2.0, 100.0}, f"both dictionaries need the keys 2.0 and 100.0, got {sorted(share)} and {sorted(gaps)}"
     assert share[100.0] == 0, f"no test point reaches 100, got a share of {share[100.0]}"
     expected = 1 - math.erf(2 / math.sqrt(2)) ** 2
@@ -71,6 +77,8 @@ def check_exercise_3(share, gaps, thrown):
 
 def check_exercise_4(flow):
     """A flow trained on data.Rings beats the best Gaussian."""
+    if flow is None:
+        return print("Exercise 4: not answered yet")
     rings = data.Rings()
     points = rings.sample(20_000, seed=99)
     variance = sum(radius**2 for radius in rings.radii) / len(rings.radii) / 2 + rings.noise**2
