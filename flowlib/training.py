@@ -113,7 +113,11 @@ def warm_up_and_cosine(step, steps):
 
 @contextlib.contextmanager
 def one_thread_if_small(flow, batch_size, small=50_000_000):
-    """On a CPU, a step with few multiplications is quicker on one thread: sharing it out costs more than doing it."""
+    """Keep a CPU training with small steps on one thread.
+
+    A second thread gains nothing there, and waits for its turn when the machine is busy; and with one thread the same
+    seed gives the same figures whatever the number of cores.
+    """
     before = torch.get_num_threads()
     first = next(flow.parameters())
     if first.device.type == "cpu" and batch_size * sum(p.numel() for p in flow.parameters()) < small:
