@@ -12,7 +12,7 @@ from torch import nn
 
 from .common import whole_number
 
-__all__ = ["Bijection", "Chain", "Inverse", "Logit", "SoftLog", "Diagonal", "BatchNorm", "ActNorm", "Permute"]
+__all__ = ["Bijection", "Chain", "Inverse", "Dequantize", "Logit", "Flatten", "SoftLog", "Diagonal", "BatchNorm", "ActNorm", "Permute"]
 
 
 class Bijection(nn.Module):
@@ -94,13 +94,51 @@ class Inverse(Bijection):
         return self.bijection(z, context)
 
 
+class Dequantize(Bijection):
+    """From integers to the unit interval by adding uniform noise; the one stochastic layer, and only ever the first.
+
+    forward   y = (x + u) / L,  u ~ U[0, 1),  L = 2^bits levels
+    log_det   -D log L
+    inverse   x = floor(L y), kept within 0 ... L - 1
+    log_det   +D log L
+
+    log p(y) of the noisy image, less D log L, is on average a lower bound of log P(x) of the integers (Theis et al.,
+    arXiv 1511.01844, section 3.1). Shapes: x (B, ...) uint8, y the same in floating point.
+    Raises ValueError unless bits is 1 ... 8. `Flow.log_prob` refuses images that are not uint8, or hold L and more.
+    """
+
+    def __init__(self, bits=8):
+        super().__init__()
+        if whole_number("bits", bits, at_least=1) > 8:
+            raise ValueError(f"uint8 images hold at most 8 bits, got bits={bits}")
+        self.bits = bits
+        self.register_buffer("levels", torch.tensor(2.0**bits), persistent=False)  # its dtype is that of the noise
+
+    def forward(self, x, context=None, noise=None):
+        """x -> (y, log_det); `noise` is drawn unless given: values in [0, 1) shaped like x, or 0.5 for the bin centres."""
+        if noise is None:
+            noise = torch.rand(x.shape, dtype=self.levels.dtype, device=x.device)
+        y = (x.to(self.levels.dtype) + noise) / self.levels
+        return y, -self._log_volume(y)
+
+    def inverse(self, z, context=None):
+        x = (z * self.levels).floor().clamp(0, 2**self.bits - 1).to(torch.uint8)
+        return x, self._log_volume(z)
+
+    def _log_volume(self, y):
+        return y.new_full((len(y),), y.shape[1:].numel() * self.bits * math.log(2))
+
+    def extra_repr(self):
+        return f"bits={self.bits}"
+
+
 class Logit(Bijection):
     """From the unit interval to the real line, squashed a little so that 0 and 1 stay finite (Real NVP, section 4.1).
 
     forward   z = logit(p),  p = alpha + (1 - 2 alpha) x,  x in [0, 1]
-    log_det   sum softplus(z) + softplus(-z) + log(1 - 2 alpha)
+    log_det   sum -log p - log(1 - p) + log(1 - 2 alpha)
     inverse   x = (sigmoid(z) - alpha) / (1 - 2 alpha)
-    log_det   minus the above
+    log_det   minus the above; in terms of z, -log p - log(1 - p) = softplus(z) + softplus(-z)
 
     The formula is the authors' code's; the paper prints alpha + (1 - alpha) x, which diverges at x = 1.
     Values of x outside [0, 1] by more than alpha / (1 - 2 alpha) give NaN.
@@ -114,17 +152,39 @@ class Logit(Bijection):
         self.alpha = alpha
 
     def forward(self, x, context=None):
-        z = torch.logit(self.alpha + (1 - 2 * self.alpha) * x)
-        return z, self._log_slope(z)
+        p = self.alpha + (1 - 2 * self.alpha) * x
+        return torch.logit(p), sum_dims(math.log(1 - 2 * self.alpha) - torch.log(p * (1 - p)))
 
     def inverse(self, z, context=None):
-        return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -self._log_slope(z)
-
-    def _log_slope(self, z):
-        return sum_dims(F.softplus(z) + F.softplus(-z) + math.log(1 - 2 * self.alpha))
+        x = (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha)
+        return x, -sum_dims(F.softplus(z) + F.softplus(-z) + math.log(1 - 2 * self.alpha))
 
     def extra_repr(self):
         return f"alpha={self.alpha}"
+
+
+class Flatten(Bijection):
+    """Images (B, *shape) as vectors (B, D), row by row; log_det is 0 both ways. Raises ValueError for another shape.
+
+    forward   z_i = x_{c,h,w},  i = (c H + h) W + w
+    inverse   the same, backwards
+    """
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = torch.Size(shape)
+
+    def forward(self, x, context=None):
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"this layer takes (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        return x.flatten(1), x.new_zeros(len(x))
+
+    def inverse(self, z, context=None):
+        check_width(z, self.shape.numel())
+        return z.view(-1, *self.shape), z.new_zeros(len(z))
+
+    def extra_repr(self):
+        return f"{tuple(self.shape)}"
 
 
 class SoftLog(Bijection):

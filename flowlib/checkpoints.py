@@ -29,13 +29,8 @@ def save(flow, path, *, seed=None, results=None):
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"a checkpoint's name ends in .safetensors, got {path.name!r}")
-    if not hasattr(flow, "built_by"):
-        raise ValueError(
-            "only flows from a builder in flowlib.models can be saved with what it takes to rebuild them; "
-            "save a flow of your own with safetensors.torch.save_file(flow.state_dict(), path)"
-        )
     card = {
-        **flow.built_by,
+        **require_builder(flow),
         "seed": seed,
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),
@@ -43,12 +38,14 @@ def save(flow, path, *, seed=None, results=None):
         "results": results or {},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
-    _write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
-    _write(path, safetensors.torch.save(tensors))
+    write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    write(path, safetensors.torch.save(tensors))
 
 
 def load(path):
     """Rebuild the flow saved at `path`, or shipped under that name, on the CPU and in evaluation mode.
+
+    Of a run's folder it takes `best.safetensors` if there is one, else `last.safetensors`.
 
     Raises FileNotFoundError for an unknown name or path, ValueError for a damaged or foreign file.
     """
@@ -97,8 +94,9 @@ def hardware():
 
 def _find(path):
     given, path = str(path), Path(path)
-    if path.is_file():
-        return path
+    for candidate in (path, path / "best.safetensors", path / "last.safetensors"):
+        if candidate.is_file():
+            return candidate
     shipped = PRETRAINED / f"{given}.safetensors"
     if shipped.is_file():
         return shipped
@@ -106,8 +104,22 @@ def _find(path):
     raise FileNotFoundError(f"no checkpoint at {given!r}, and none is shipped under that name (shipped: {names})")
 
 
-def _write(path, content):
+def require_builder(flow):
+    """The builder and arguments of a flow, as {"builder": ..., "arguments": {...}}; ValueError if no builder made it."""
+    if not hasattr(flow, "built_by"):
+        raise ValueError(
+            "only flows from a builder in flowlib.models can be saved with what it takes to rebuild them; "
+            "save a flow of your own with safetensors.torch.save_file(flow.state_dict(), path)"
+        )
+    return flow.built_by
+
+
+def write(path, content):
+    """Write bytes aside, then rename: at every moment the file is whole, the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
-    aside.write_bytes(content)
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, constraints
 
-from .bijections import Chain
+from .bijections import Chain, Dequantize
 from .common import generator, whole_number
 
 __all__ = ["Flow", "standard_normal_log_prob"]
@@ -21,7 +21,8 @@ class Flow(nn.Module):
     """A density p(x) = N(f(x); 0, I) |det df/dx| over data of one shape (Real NVP, equations 2 and 3).
 
     `bijection` maps data to latent; `shape` is that of one data point, (2,) say; `context_features` is the width of
-    the context if this is a conditional density p(x | context).
+    the context if this is a conditional density p(x | context). A flow whose first layer is `Dequantize` takes and gives
+    uint8 images: its `log_prob` is a lower bound of the discrete log-likelihood, preprocessing and all.
 
     >>> flow = models.realnvp_2d()
     >>> training.fit(flow, data.TwoMoons(), seed=0)
@@ -35,11 +36,21 @@ class Flow(nn.Module):
         self.shape = torch.Size(shape)
         self.context_features = context_features
 
-    def forward(self, x, context=None):
-        """Data to latent: x (B, *shape) -> z (B, D), log |det dz/dx| (B,)."""
+    @property
+    def dequantize(self):
+        """The `Dequantize` layer that this flow begins with, or None."""
+        first = self.bijection[0] if isinstance(self.bijection, Chain) else self.bijection
+        return first if isinstance(first, Dequantize) else None
+
+    def forward(self, x, context=None, noise=None):
+        """Data to latent: x (B, *shape) -> z (B, D), log |det dz/dx| (B,). `noise` is for `Dequantize`, drawn if None."""
         self._check_shape(x, self.shape, "data")
         self._check_context(context, len(x))
-        return self.bijection(x, context)
+        if noise is None:
+            return self.bijection(x, context)
+        y, first = self.dequantize(x, context, noise)
+        z, rest = self.bijection[1:](y, context)
+        return z, first + rest
 
     def inverse(self, z, context=None):
         """Latent to data: z (B, D) -> x (B, *shape), log |det dx/dz| (B,)."""
@@ -47,14 +58,20 @@ class Flow(nn.Module):
         self._check_context(context, len(z))
         return self.bijection.inverse(z, context)
 
-    def log_prob(self, x, context=None):
-        """log p(x), or log p(x | context), in nats: (B, *shape) -> (B,).
+    def log_prob(self, x, context=None, seed=None):
+        """log p(x), or log p(x | context), in nats: (B, *shape) -> (B,). `seed` fixes the noise of `Dequantize`.
 
-        Raises ValueError for an empty batch, a wrong shape, integers, and values that are not finite.
+        Raises ValueError for an empty batch, a wrong shape, values that are not finite, and for integers in place of floats
+        or floats in place of uint8.
         """
         self.check_input(x, context)
-        z, log_det = self(x, context)
+        z, log_det = self(x, context, self.draw_noise(len(x), generator(seed)))
         return standard_normal_log_prob(z) + log_det
+
+    @torch.no_grad()
+    def encode(self, x, context=None):
+        """The latents of x, (B, *shape) -> (B, D), with the noise of `Dequantize` at bin centres: `inverse` gives x back exactly."""
+        return self(x, context, noise=None if self.dequantize is None else 0.5)[0]
 
     @torch.no_grad()
     def sample(self, n, temperature=1.0, seed=None, context=None):
@@ -73,19 +90,36 @@ class Flow(nn.Module):
         z = torch.randn(n, self.shape.numel(), generator=generator)
         return z.to(next(self.parameters(), z))
 
+    def draw_noise(self, n, generator=None):
+        """Uniform noise for `Dequantize`, (n, *shape), on the flow's device; None for a flow of continuous data."""
+        if self.dequantize is None:
+            return None
+        like = self.dequantize.levels
+        device = like.device if generator is None else generator.device
+        return torch.rand(n, *self.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
     @torch.no_grad()
     def trace(self, x, context=None):
-        """The states on the way from data to latent: [x, after layer 1, ..., z], one longer than the chain."""
+        """The states on the way from data to latent: [x, after layer 1, ..., z], one longer than the chain.
+
+        The noise of `Dequantize` is at bin centres, as in `encode`.
+        """
         self._check_shape(x, self.shape, "data")
         self._check_context(context, len(x))
         layers = self.bijection if isinstance(self.bijection, Chain) else [self.bijection]
         states = [x]
         for layer in layers:
-            states.append(layer(states[-1], context)[0])
+            centre = {"noise": 0.5} if isinstance(layer, Dequantize) else {}
+            states.append(layer(states[-1], context, **centre)[0])
         return states
 
     def distribution(self, context=None):
-        """This flow as a `torch.distributions.Distribution`, for Pyro and friends; context: one row, (C,)."""
+        """This flow as a `torch.distributions.Distribution`, for Pyro and friends; context: one row, (C,).
+
+        Raises ValueError for a flow of integers: torch's interface is for densities, whose samples carry gradients.
+        """
+        if self.dequantize is not None:
+            raise ValueError("a flow that begins with Dequantize gives integers, which torch's densities cannot stand for")
         return FlowDistribution(self, context)
 
     def _check_shape(self, x, shape, what):
@@ -100,19 +134,28 @@ class Flow(nn.Module):
             given = "none" if context is None else tuple(context.shape) if torch.is_tensor(context) else f"a {type(context).__name__}"
             raise ValueError(f"this flow takes {expected}, got {given}")
 
+    def _check_dtype(self, x):
+        dtype = next(self.parameters(), x).dtype
+        if self.dequantize is not None:
+            if x.dtype != torch.uint8:
+                raise ValueError(f"this flow begins with Dequantize, so it takes uint8 images, got {x.dtype}")
+        elif not x.is_floating_point():
+            raise ValueError(f"this flow has no Dequantize layer, so it takes floating-point data, got {x.dtype}")
+        elif x.dtype != dtype:
+            raise ValueError(f"this flow's weights are {dtype}, so it takes data of that dtype, got {x.dtype}: use x.to({dtype})")
+
     def check_input(self, x, context=None):
         """Refuse data and context that would fail deep inside, or give NaN: see `log_prob`. One pass over the data."""
         if not torch.is_tensor(x):
             raise ValueError(f"this flow takes a torch tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise ValueError(f"this flow has no Dequantize layer, so it takes floating-point data, got {x.dtype}")
-        dtype = next(self.parameters(), x).dtype
-        if x.dtype != dtype:
-            raise ValueError(f"this flow's weights are {dtype}, so it takes data of that dtype, got {x.dtype}: use x.to({dtype})")
+        self._check_dtype(x)
         self._check_shape(x, self.shape, "data")
         if len(x) == 0:
             raise ValueError(f"the batch is empty: got data of shape {tuple(x.shape)}")
-        if not x.isfinite().all():
+        if self.dequantize is not None and self.dequantize.bits < 8 and x.max() >= self.dequantize.levels:
+            bits = self.dequantize.bits
+            raise ValueError(f"this flow begins with Dequantize(bits={bits}), so it takes 0 ... {2**bits - 1}, got {int(x.max())}")
+        if self.dequantize is None and not x.isfinite().all():
             bad = (~x.isfinite()).flatten(1).any(1)
             raise ValueError(f"{int(bad.sum())} of {len(x)} data points hold NaN or infinity, the first in row {int(bad.nonzero()[0])}")
         self._check_context(context, len(x))

@@ -4,7 +4,7 @@ import torch
 
 from .common import generator, whole_number
 
-__all__ = ["alternating", "halves", "random"]
+__all__ = ["alternating", "halves", "random", "checkerboard"]
 
 
 def alternating(D, flip=False):
@@ -31,3 +31,15 @@ def random(D, seed):
     """A random D // 2 of D dimensions pass through; the same seed gives the same mask. Shape (D,), bool."""
     order = torch.randperm(whole_number("D", D, at_least=1), generator=generator(seed))
     return order < D // 2
+
+
+def checkerboard(H, W, flip=False):
+    """The black fields of a board pass through: those where row + column is even. Shape (H, W), bool.
+
+    >>> checkerboard(2, 3)
+    tensor([[ True, False,  True],
+            [False,  True, False]])
+    """
+    row, column = torch.arange(whole_number("H", H, at_least=1))[:, None], torch.arange(whole_number("W", W, at_least=1))
+    mask = (row + column) % 2 == 0
+    return ~mask if flip else mask

@@ -3,14 +3,14 @@
 import functools
 import inspect
 
-from .bijections import ActNorm, Chain, Diagonal
+from .bijections import ActNorm, BatchNorm, Chain, Dequantize, Diagonal, Flatten, Logit
 from .common import whole_number
 from .coupling import AdditiveCoupling, AffineCoupling
 from .flow import Flow
-from .masks import alternating
-from .networks import MLP
+from .masks import alternating, checkerboard, halves, random
+from .networks import MLP, SideBySide
 
-__all__ = ["nice_2d", "realnvp_2d", "build"]
+__all__ = ["nice_2d", "realnvp_2d", "realnvp_mlp", "build"]
 
 BUILDERS = {}
 
@@ -53,3 +53,37 @@ def realnvp_2d(depth=8, hidden=(64, 64), context_features=0):
     for i in range(whole_number("depth", depth, at_least=1)):
         layers.append(AffineCoupling(alternating(2, flip=i % 2 == 1), MLP(1, 2, hidden, context_features)))
     return Flow(Chain(*layers), shape=(2,), context_features=context_features)
+
+
+VECTOR_MASKS = {  # for images laid out row by row: what passes through in layer i
+    "alternating": lambda C, H, W, i: alternating(C * H * W, flip=i % 2 == 1),
+    "halves": lambda C, H, W, i: halves(C * H * W, flip=i % 2 == 1),
+    "checkerboard": lambda C, H, W, i: checkerboard(H, W, flip=i % 2 == 1).expand(C, H, W).flatten(),
+    "random": lambda C, H, W, i: random(C * H * W, seed=i // 2) ^ (i % 2 == 1),
+}
+NORMS = {None: lambda D: [], "actnorm": lambda D: [ActNorm(D)], "batchnorm": lambda D: [BatchNorm(D)]}
+
+
+@builder
+def realnvp_mlp(shape=(1, 28, 28), depth=4, hidden=(64, 128, 128, 64), separate=True, mask="alternating", norm=None, bits=8):
+    """Real NVP for small images as vectors: preprocessing, then affine couplings with fully connected networks.
+
+    separate   one network for the shift and one for the log-scale; False: one joint network with twice the outputs
+    mask       "alternating" (columns, if W is even), "halves", "checkerboard", or "random" pairs of complements
+    norm       None, "actnorm" or "batchnorm": a normalisation before every coupling
+    """
+    C, H, W = shape
+    D = C * H * W
+    layers = [Dequantize(bits), Logit(), Flatten(shape)]
+    for i in range(whole_number("depth", depth, at_least=1)):
+        kept = _choose("mask", mask, VECTOR_MASKS)(C, H, W, i)
+        n_in, n_out = int(kept.sum()), int((~kept).sum())
+        network = SideBySide(MLP(n_in, n_out, hidden), MLP(n_in, n_out, hidden)) if separate else MLP(n_in, 2 * n_out, hidden)
+        layers += [*_choose("norm", norm, NORMS)(D), AffineCoupling(kept, network)]
+    return Flow(Chain(*layers), shape)
+
+
+def _choose(what, name, options):
+    if name not in options:
+        raise ValueError(f"unknown {what} {name!r}; there are {', '.join(map(str, options))}")
+    return options[name]

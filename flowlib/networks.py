@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "SideBySide"]
 
 
 class MLP(nn.Sequential):
@@ -39,3 +39,16 @@ class MLP(nn.Sequential):
                 raise ValueError(f"this network was built for a context of {self.context_features} features; none was given")
             x = torch.cat([x, context], dim=1)
         return super().forward(x)
+
+
+class SideBySide(nn.ModuleList):
+    """Several networks that see the same input; their outputs stand side by side: (B, in) -> (B, out_1 + out_2 + ...).
+
+    SideBySide(MLP(a, b), MLP(a, b)) gives an affine coupling separate networks for shift and log-scale.
+    """
+
+    def __init__(self, *networks):
+        super().__init__(networks)
+
+    def forward(self, x, context=None):
+        return torch.cat([network(x, context) for network in self], dim=1)

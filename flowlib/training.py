@@ -1,24 +1,34 @@
-"""The training loop: maximum likelihood with Adam, a warm-up and a cosine, a progress bar, and snapshots on the way."""
+"""The training loop: maximum likelihood with Adam, a warm-up and a cosine, a progress bar, checkpoints and exact resume.
+
+It runs on Accelerate: the same call uses one CPU, one GPU, or several (`accelerate launch`). What is random in a step (which
+rows, which noise) is a function of the seed and the step alone, so that a resumed run, and any number of processes, see the
+same data.
+"""
 
 import contextlib
 import copy
 import math
 import time
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, median
 from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 
+from .batches import make_batches
 from .bijections import ActNorm
+from .checkpoints import require_builder
 from .common import generator, whole_number
+from .data import Density
 from .flow import Flow
-from .losses import nll
+from .losses import bits_per_dim, nll
+from .runs import Run
 
-__all__ = ["fit", "History", "Snapshot", "DivergedError"]
+__all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics"]
 
 CHECK_EVERY = 50  # steps between looks at the loss: reading it from a GPU waits for the device
+SAVE_EVERY = 60  # seconds between two saved states within an epoch
 
 
 class Snapshot(NamedTuple):
@@ -30,9 +40,10 @@ class Snapshot(NamedTuple):
 
 @dataclass
 class History:
-    """What happened during a fit: loss in nats per data point after each step, snapshots, seconds of training."""
+    """What happened during a fit: loss in nats per data point after each step, evaluations, snapshots, seconds of training."""
 
     loss: list = field(default_factory=list)
+    evaluations: list = field(default_factory=list)
     snapshots: list = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
@@ -46,69 +57,122 @@ class DivergedError(ValueError):
         self.history = history
 
 
-def fit(flow, data, *, context=None, steps=4_000, batch_size=512, lr=5e-3, seed=None, snapshots=0, progress=True):
-    """Train `flow` in place by maximum likelihood and leave it in evaluation mode; return a `History`.
+@dataclass
+class Settings:
+    """The arguments of `fit` that decide what comes out; a run's folder stores them, and a resumed run must repeat them."""
 
-    data        a density with `.sample(n, seed)` (fresh points at every step), or a tensor (N, *flow.shape), reshuffled
-                every epoch
-    context     (N, C), one row per row of a data tensor, for a conditional flow
-    steps       updates; the learning rate rises linearly to lr over the first 5 % of them, and falls to 0 along a cosine
-    seed        fixes the data order and the fresh points; the initial weights are the caller's (`torch.manual_seed`)
-    snapshots   how many copies of the flow to keep, evenly spaced from before the first step to after the last
+    steps: int
+    batch_size: int
+    lr: float
+    betas: tuple
+    schedule: str
+    clip: float | None
+    ema: float | None
+    validation: int
+    seed: int
 
-    ActNorm layers that are not initialised yet are started from the first batch. Ctrl-C ends the training early and
-    returns what was learned so far. If the loss becomes NaN or infinite, or rises far above where it began, the last
-    healthy weights are put back and a DivergedError (a ValueError) explains the likely causes.
-    Raises ValueError for data of a wrong shape or type, empty, or not finite, and for senseless settings.
-    """
-    for name, value, at_least in [("steps", steps, 1), ("batch_size", batch_size, 1), ("snapshots", snapshots, 0)]:
-        whole_number(name, value, at_least)
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr must be positive and finite, got {lr}")
-    device = next(flow.parameters()).device
-    batches = _batches(flow, data, context, batch_size, generator(seed), device)
-    _initialise_actnorms(flow, *next(batches))
-
-    flow.train()
-    optimizer = torch.optim.Adam(flow.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps))
-    history, keeper, start = History(), _Keeper(flow, lr), time.perf_counter()
-    keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
-    losses = []
-    with one_thread_if_small(flow, batch_size), tqdm(total=steps, disable=not progress, unit="step", leave=False) as bar:
-        try:
-            for step in range(steps + 1):
-                if step in keep_at:
-                    history.snapshots.append(Snapshot(step, copy.deepcopy(flow).eval().requires_grad_(False)))
-                if step % CHECK_EVERY == 0 or step == steps:
-                    fresh = torch.stack(losses).tolist() if losses else []
-                    history.loss += fresh
-                    losses.clear()
-                    keeper.check(history)
-                    bar.update(len(fresh))
-                    bar.set_postfix_str(f"loss {median(fresh):.3f} nats" if fresh else "")
-                if step == steps:
-                    break
-                x, c = next(batches)
-                loss = nll(*flow(x, c))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                losses.append(loss.detach())
-        except KeyboardInterrupt:
-            history.loss += [float(loss) for loss in losses]
-            history.interrupted = True
-            tqdm.write(f"Interrupted after {len(history.loss)} of {steps} steps; the flow keeps what it has learned so far.")
-        finally:
-            flow.eval()
-            history.seconds = time.perf_counter() - start
-    return history
+    def __post_init__(self):
+        whole_number("steps", self.steps, at_least=1)
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive or None, got {self.clip}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must lie between 0 and 1, or be None, got {self.ema}")
 
 
 def warm_up_and_cosine(step, steps):
     """The factor on the learning rate: up linearly over the first 5 % of the steps, down to 0 along a cosine."""
     return min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+SCHEDULES = {"cosine": warm_up_and_cosine, "constant": lambda step, steps: 1.0}
+
+
+def fit(
+    flow,
+    data,
+    *,
+    context=None,
+    steps=None,
+    epochs=None,
+    batch_size=512,
+    lr=5e-3,
+    betas=(0.9, 0.99),
+    schedule="cosine",
+    clip=None,
+    ema=None,
+    validation=0,
+    seed=None,
+    snapshots=0,
+    run=None,
+    resume=False,
+    progress=True,
+):
+    """Train `flow` in place by maximum likelihood and leave it in evaluation mode; return a `History`.
+
+    data        a density with `.sample(n, seed)` (fresh points at every step); a tensor (N, *flow.shape) or an image set (its
+                training images), reshuffled every epoch
+    context     (N, C), one row per row of a data tensor, for a conditional flow
+    steps       updates, 4,000 unless given; or `epochs`, passes over the data
+    batch_size  rows per update, over all processes together
+    lr, betas   Adam's; schedule "cosine": lr rises over the first 5 % of the steps and falls to 0 along a cosine; or "constant"
+    clip        largest norm of the gradient of all weights together
+    ema         decay of an exponential moving average of the weights, 0.999 say; the flow ends with the averaged weights
+    validation  rows held out from the end of the data; their loss is reported after every epoch
+    seed        fixes the data order, noise and fresh points; the initial weights are the caller's (`torch.manual_seed`)
+    snapshots   how many copies of the flow to keep, evenly spaced from before the first step to after the last
+    run         a folder for metrics, samples and checkpoints (see `flowlib.runs`), written after every epoch (for a density,
+                ten times); with `resume=True` a run that was cut off goes on from there, to the same bits
+
+    ActNorm layers that are not initialised yet are started from the first batch. Ctrl-C ends the training early and
+    returns what was learned so far. If the loss becomes NaN or infinite, or rises far above where it began, the last
+    healthy weights are put back and a DivergedError (a ValueError) explains the likely causes.
+    Across processes BatchNorm takes its statistics from each process's share of the batch, so it differs from one process.
+    Raises ValueError for data of a wrong shape or type, empty, or not finite, for senseless settings, and for a run folder
+    that holds another run.
+    """
+    from accelerate import Accelerator
+
+    whole_number("snapshots", snapshots, at_least=0)
+    if steps is not None and epochs is not None:
+        raise ValueError("give steps or epochs, not both")
+    if run is not None and seed is None:
+        raise ValueError("a run that can be resumed needs a seed: seed=0, say")
+    accelerator, home = Accelerator(), next(flow.parameters()).device
+    seed = _settled_seed(seed, accelerator)
+    try:
+        flow.to(accelerator.device)
+        share = accelerator.process_index, accelerator.num_processes
+        batches = make_batches(flow, data, context, batch_size, validation, seed, share)
+        if epochs is not None:
+            steps = whole_number("epochs", epochs, at_least=1) * batches.per_epoch
+        settings = Settings(4_000 if steps is None else steps, batch_size, lr, betas, schedule, clip, ema, validation, seed)
+        folder = None if run is None else Run(run, _config(flow, data, settings), resume, accelerator.is_main_process)
+        with one_thread_if_small(flow, batch_size):
+            return _Training(flow, batches, settings, folder, accelerator).run(snapshots, home, progress)
+    finally:
+        flow.to(home).eval()
+
+
+def _settled_seed(seed, accelerator):
+    """An integer for all processes: the seed given, or one that the first process draws."""
+    rng = generator(seed)
+    if seed is None or isinstance(seed, torch.Generator):
+        seed = int(torch.randint(2**62, (), generator=rng))
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        (seed,) = broadcast_object_list([seed])
+    return int(seed)
+
+
+def _config(flow, data, settings):
+    """What a run's folder remembers of what was asked for."""
+    named = repr(data) if isinstance(data, Density) else getattr(data, "name", type(data).__name__)
+    return {**require_builder(flow), "data": named, **asdict(settings)}
 
 
 @contextlib.contextmanager
@@ -128,46 +192,173 @@ def one_thread_if_small(flow, batch_size, small=50_000_000):
         torch.set_num_threads(before)
 
 
-def _batches(flow, data, context, batch_size, rng, device):
-    """Yield (x, context) for ever; the data is checked once, at the door."""
-    if hasattr(data, "sample"):
-        if context is not None:
-            raise ValueError("a context goes with a data tensor; a density draws fresh points that have none")
-        flow._check_context(None, batch_size)
-        return _fresh_batches(flow, data, batch_size, rng)
-    flow.check_input(data, context)
-    return _shuffled_batches(data.to(device), None if context is None else context.to(device), batch_size, rng)
+class _Training:
+    """One call of `fit`: the flow, its optimiser, the average of its weights, and how far they have come."""
 
+    def __init__(self, flow, batches, settings, folder, accelerator):
+        self.flow, self.batches, self.settings, self.folder, self.accelerator = flow, batches, settings, folder, accelerator
+        self.history, self.best, self.first_step, self.losses = History(), math.inf, 0, []
+        _initialise_actnorms(flow, *batches(0))
+        self.optimizer = torch.optim.Adam(flow.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
+        self.average = copy.deepcopy(flow) if settings.ema else flow
+        if folder:
+            self._restore()
+        self.model = accelerator.prepare(flow.train())
+        self.keeper = _Keeper(flow, settings.lr)
 
-def _fresh_batches(flow, density, batch_size, rng, at_once=100):
-    """Draw many batches in one call: sampling a toy density costs mostly its fixed overhead."""
-    like = next(flow.parameters())
-    while True:
-        points = density.sample(at_once * batch_size, seed=rng).to(like)
-        flow.check_input(points)
-        yield from ((x, None) for x in points.split(batch_size))
+    def run(self, snapshots, home, progress):
+        """Train to the end, evaluating and saving on the way; return the history."""
+        steps, start = self.settings.steps, time.perf_counter() - self.history.seconds
+        keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
+        interval = self.batches.interval(steps)
+        self.saved_at = time.perf_counter()
+        show = progress and self.accelerator.is_main_process
+        with tqdm(total=steps, initial=self.first_step, disable=not show, unit="step", leave=False) as bar:
+            try:
+                for step in range(self.first_step, steps + 1):
+                    due = step > self.first_step and (step % interval == 0 or step == steps) and (self.folder or self.settings.validation)
+                    if step in keep_at:
+                        self.history.snapshots.append(Snapshot(step, copy.deepcopy(self.flow).to(home).eval().requires_grad_(False)))
+                    if step % CHECK_EVERY == 0 or step == steps or due:
+                        self._look(bar)
+                        self.history.seconds = time.perf_counter() - start
+                        self._save_and_evaluate(step, due)
+                    if step < steps:
+                        self._update(step)
+            except KeyboardInterrupt:
+                self.history.loss += [float(loss) for loss in self.losses]
+                self.history.interrupted = True
+                again = " With resume=True it goes on from the last saved state." if self.folder else ""
+                tqdm.write(f"Interrupted after {len(self.history.loss)} of {steps} steps; the flow keeps what it has learned so far.{again}")
+            finally:
+                self.history.seconds = time.perf_counter() - start
+        if self.settings.ema:
+            self.flow.load_state_dict(self._averaged().state_dict())
+        return self.history
 
+    def _update(self, step):
+        """One step of Adam on one batch."""
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * SCHEDULES[settings.schedule](step, settings.steps)
+        loss = nll(*self.model(*self.batches(step)))
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.flow.parameters(), settings.clip)
+        self.optimizer.step()
+        if settings.ema:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.flow.parameters()), 1 - settings.ema)
+        self.losses.append(loss.detach())
 
-def _shuffled_batches(data, context, batch_size, rng):
-    batch_size = min(batch_size, len(data))
-    while True:
-        order = torch.randperm(len(data), generator=rng).to(data.device)
-        for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
-            yield data[rows], None if context is None else context[rows]
+    def _look(self, bar):
+        """Read the losses since the last look, and stop a run that is lost."""
+        fresh = self.accelerator.reduce(torch.stack(self.losses), "mean").tolist() if self.losses else []
+        self.history.loss += fresh
+        self.losses.clear()
+        self.keeper.check(self.history)
+        bar.update(len(fresh))
+        if fresh:
+            bar.set_postfix_str(f"loss {median(fresh):.3f} nats")
+
+    def _averaged(self):
+        """The flow to evaluate, in evaluation mode: the averaged weights with statistics of their own, or the flow itself."""
+        if self.settings.ema:
+            for ours, theirs in zip(self.average.buffers(), self.flow.buffers()):
+                ours.copy_(theirs)
+            reestimate_statistics(self.average, (self.batches(step) for step in range(20)))
+        return self.average.eval()
+
+    def _save_and_evaluate(self, step, due):
+        if due:
+            self._evaluate(step)
+        if self.folder and (due or time.perf_counter() - self.saved_at > SAVE_EVERY):
+            self.folder.write_state(*self._state(step))
+            self.saved_at = time.perf_counter()
+
+    @torch.no_grad()
+    def _evaluate(self, step):
+        """Loss on the rows held out, metrics, samples, and the checkpoints `last` and `best`."""
+        flow, count = self._averaged(), min(self.batches.interval(self.settings.steps), step)
+        losses = {"loss": fmean(self.history.loss[-count:])}
+        if self.settings.validation:
+            losses["validation_loss"] = self._validation_loss(flow)
+        bits = {name.replace("loss", "bits_per_dim"): bits_per_dim(-loss, flow.shape) for name, loss in losses.items()}
+        metrics = {"step": step, "evaluation": step // count, **losses, **(bits if flow.dequantize else {})}
+        metrics |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.history.seconds, 2)}
+        self.history.evaluations.append(metrics)
+        better = losses.get("validation_loss", math.inf) < self.best
+        self.best = min(self.best, losses.get("validation_loss", math.inf))
+        if self.folder:
+            self.folder.record(flow, metrics, better)
+        self.flow.train()
+
+    def _validation_loss(self, flow):
+        total = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
+        for batch in self.batches.held_out():
+            total += torch.tensor([nll(*flow(*batch)) * len(batch[0]), len(batch[0])])
+        total = self.accelerator.reduce(total, "sum")
+        return (total[0] / total[1]).item()
+
+    def _state(self, step):
+        """Everything that decides what comes next, as tensors and as numbers."""
+        tensors = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()} if self.settings.ema else {}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in state.items()}
+        tensors["loss"] = torch.tensor(self.history.loss, dtype=torch.float64)
+        tensors["random"] = torch.get_rng_state()
+        return tensors, {"step": step, "best": self.best, "seconds": self.history.seconds}
+
+    def _restore(self):
+        """Take up the state that an earlier call left in the folder, if there is one."""
+        tensors, numbers = self.folder.read_state()
+        if tensors is None:
+            return
+        part = lambda prefix: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}  # noqa: E731
+        self.flow.load_state_dict(part("flow."))
+        if self.settings.ema:
+            self.average.load_state_dict(part("average."))
+        state = {}
+        for name, tensor in part("optimizer.").items():
+            i, key = name.split(".")
+            state.setdefault(int(i), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["random"])
+        self.first_step, self.best = numbers["step"], numbers["best"]
+        self.history = History(loss=tensors["loss"].tolist(), evaluations=self.folder.read_metrics(self.first_step), seconds=numbers["seconds"])
 
 
 @torch.no_grad()
-def _initialise_actnorms(flow, x, context):
+def reestimate_statistics(flow, batches):
+    """Set the running statistics of every batch normalisation to their mean over `batches`, each (x, context, noise).
+
+    Weights that were averaged have other statistics than those that they were averaged from. Leaves `flow` in training mode.
+    """
+    norms = [module for module in flow.modules() if hasattr(module, "running_mean")]
+    if not norms:
+        return
+    flow.train()
+    momenta = [norm.momentum for norm in norms]
+    for i, batch in enumerate(batches):
+        for norm in norms:
+            norm.momentum = 1 / (i + 1)  # running statistics become the plain mean of those of the batches
+        flow(*batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+
+
+@torch.no_grad()
+def _initialise_actnorms(flow, x, context, noise):
     """Run one batch through the flow and let every new ActNorm start from what arrives at it."""
     new = [m for m in flow.modules() if isinstance(m, ActNorm) and not m.initialised]
     if not new:
         return
     hooks = [m.register_forward_pre_hook(lambda m, args: m.initialise(args[0])) for m in new]
-    was_training = flow.training
     try:
-        flow.eval()(x, context)
+        flow.eval()(x, context, noise)
     finally:
-        flow.train(was_training)
         for hook in hooks:
             hook.remove()
 

@@ -1,5 +1,6 @@
-"""Data to learn from: toy densities with known truth."""
+"""Data to learn from: toy densities with known truth, and image sets."""
 
+from .images import ImageSet, load
 from .toys import Banana, Checkerboard, Density, Rings, Sinusoid, TwoMoons, TwoSpirals
 
-__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana"]
+__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana", "ImageSet", "load"]

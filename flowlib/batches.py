@@ -1,0 +1,117 @@
+"""Which data a training step sees: a function of the seed and the step alone.
+
+So a resumed run needs no memory of what was drawn before, and every process of a distributed run can take its share of the
+same global batch, noise and all.
+"""
+
+import numpy as np
+import torch
+
+from .common import whole_number
+
+__all__ = ["make_batches", "FreshPoints", "ShuffledRows"]
+
+ORDER, NOISE, POINTS, VALIDATION = range(4)
+
+
+def stream(seed, purpose, number, device="cpu"):
+    """A generator for one purpose and step; numpy's SeedSequence keeps such streams independent."""
+    state = np.random.SeedSequence((seed % 2**64, purpose, number)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0] >> 1))
+
+
+def make_batches(flow, data, context, batch_size, validation, seed, share):
+    """The batches of a density, a tensor or an image set, checked at the door; `share` = (rank, world) takes [rank::world] of each."""
+    whole_number("batch_size", batch_size, at_least=1)
+    whole_number("validation", validation, at_least=0)
+    if batch_size % share[1]:
+        raise ValueError(f"batch_size counts all processes together: {batch_size} does not divide by {share[1]}")
+    if hasattr(data, "sample"):
+        if context is not None:
+            raise ValueError("a context goes with a data tensor; a density draws fresh points that have none")
+        if validation:
+            raise ValueError("validation holds out rows of a data set; a density has none")
+        flow._check_context(None, batch_size)
+        return FreshPoints(flow, data, batch_size, seed, share)
+    rows = getattr(data, "train", data)
+    flow.check_input(rows, context)
+    if validation >= len(rows):
+        raise ValueError(f"validation={validation} leaves nothing to train on: there are {len(rows)} rows")
+    return ShuffledRows(flow, rows, context, batch_size, validation, seed, share)
+
+
+class FreshPoints:
+    """New points of a density at every step; many batches are drawn in one call, whose fixed overhead dominates."""
+
+    at_once = 100
+
+    def __init__(self, flow, density, batch_size, seed, share):
+        self.flow, self.density, self.batch_size, self.seed, self.share = flow, density, batch_size, seed, share
+        self.chunk = None
+
+    def __call__(self, step):
+        """The points, context and noise of one step: (B, *shape), None, None."""
+        chunk, i = divmod(step, self.at_once)
+        if chunk != self.chunk:
+            points = self.density.sample(self.at_once * self.batch_size, seed=stream(self.seed, POINTS, chunk))
+            points = points.to(next(self.flow.parameters()))
+            self.flow.check_input(points)
+            self.points, self.chunk = points.split(self.batch_size), chunk
+        rank, world = self.share
+        return self.points[i][rank::world], None, None
+
+    @property
+    def per_epoch(self):
+        raise ValueError("a density has no epochs: say how many steps")
+
+    def interval(self, steps):
+        """Steps between evaluations."""
+        return max(1, steps // 10)
+
+    def held_out(self):
+        return []
+
+
+class ShuffledRows:
+    """The rows of a tensor in a new order every epoch, on the device in the dtype that they came in; the last
+    `validation` rows are held out."""
+
+    def __init__(self, flow, data, context, batch_size, validation, seed, share):
+        device = next(flow.parameters()).device
+        self.flow, self.seed, self.share = flow, seed, share
+        self.data, self.context = data.to(device), None if context is None else context.to(device)
+        self.n = len(data) - validation
+        world = share[1]
+        self.batch_size = min(batch_size, self.n // world * world)
+        self.epoch = None
+
+    @property
+    def per_epoch(self):
+        return self.n // self.batch_size
+
+    def interval(self, steps):
+        """Steps between evaluations."""
+        return self.per_epoch
+
+    def __call__(self, step):
+        """The rows, context and noise of one step: (B, *shape), (B, C) or None, (B, *shape) or None."""
+        epoch, i = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self.order = torch.randperm(self.n, generator=stream(self.seed, ORDER, epoch)).to(self.data.device)
+            self.epoch = epoch
+        return self._take(self.order[i * self.batch_size : (i + 1) * self.batch_size], NOISE, step)
+
+    def held_out(self, chunk=500):
+        """The validation rows in pieces, with the same noise every time."""
+        rows = torch.arange(self.n, len(self.data), device=self.data.device)
+        for i, piece in enumerate(rows.split(chunk)):
+            if len(piece):
+                yield self._take(piece, VALIDATION, i)
+
+    def _take(self, rows, purpose, number):
+        rank, world = self.share
+        noise = None
+        if self.flow.dequantize is not None:
+            noise = self.flow.draw_noise(len(rows), stream(self.seed, purpose, number, self.data.device))[rank::world]
+        rows = rows[rank::world]
+        return self.data[rows], None if self.context is None else self.context[rows], noise

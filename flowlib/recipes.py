@@ -1,0 +1,102 @@
+"""Recipes: a model, the data it learns, and how it is trained, by name; and the figures that a trained flow is judged by."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from . import checkpoints, data, losses, models, training
+
+__all__ = ["Recipe", "RECIPES", "train", "score", "data_of"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`data` is a density or the name of an image set, `model` a builder of `flowlib.models`, `training` arguments of `fit`."""
+
+    about: str
+    data: object
+    model: str
+    arguments: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+
+
+RECIPES = {
+    "moons": Recipe("two moons in the plane", data.TwoMoons(noise=0.05), "realnvp_2d"),
+    "sinusoid": Recipe("a noisy sine wave in the plane", data.Sinusoid(noise=0.1), "realnvp_2d"),
+    "mnist_plain": Recipe(
+        "digits with four couplings of fully connected networks, nothing else, all 60,000 images",
+        "mnist",
+        "realnvp_mlp",
+        {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True},
+        {"epochs": 100, "batch_size": 128, "lr": 1e-3, "betas": (0.9, 0.999), "schedule": "constant"},
+    ),
+}
+
+
+def train(name, *, seed=0, run=None, resume=False, standin=False, progress=True, **changes):
+    """Build the recipe's model, train it with the recipe's arguments (and `changes` to them); return flow, data and history.
+
+    `standin` lets scikit-learn's small data sets stand in for an image set that cannot be had. Raises ValueError for an
+    unknown name, and whatever `data.load` and `training.fit` raise.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    examples = data.load(recipe.data, standin=standin) if isinstance(recipe.data, str) else recipe.data
+    torch.manual_seed(seed)
+    flow = models.build(recipe.model, **recipe.arguments)
+    settings = dict(recipe.training)
+    if "steps" in changes or "epochs" in changes:
+        settings = {key: value for key, value in settings.items() if key not in ("steps", "epochs")}
+    history = training.fit(flow, examples, seed=seed, run=run, resume=resume, progress=progress, **{**settings, **changes})
+    return flow, examples, history
+
+
+@torch.no_grad()
+def score(flow, examples, *, draws=1, limit=None, seed=1, progress=False):
+    """What a flow achieves on test data, as a dict of figures with their standard errors over the test data.
+
+    Image set   bits/dim of the test images (the first `limit`), a bound from `draws` draws of the noise each
+    Density     the gap to the truth, E log p_true - log p_model, in nats, over 20,000 fresh points
+    """
+    if not isinstance(examples, data.ImageSet):
+        x = examples.sample(20_000, seed=seed)
+        gap = (examples.log_prob(x) - flow.log_prob(x)).double()
+        return {
+            "data": repr(examples),
+            "entropy_nats": round(examples.entropy, 4),
+            "gap_nats": round(gap.mean().item(), 4),
+            "gap_standard_error": round((gap.std() / len(gap) ** 0.5).item(), 4),
+            "test_points": len(x),
+        }
+    rng, images = torch.Generator().manual_seed(seed), examples.test[:limit]
+    device = next(flow.parameters()).device
+    pieces = tqdm(images.split(500), disable=not progress, unit="batch", leave=False)
+    bits = torch.cat([losses.importance_bits_per_dim(flow, piece.to(device), draws, seed=rng).double().cpu() for piece in pieces])
+    return {
+        "data": examples.name,
+        "bits_per_dim": round(bits.mean().item(), 4),
+        "bits_per_dim_standard_error": round((bits.std() / len(bits) ** 0.5).item(), 4),
+        "draws": draws,
+        "test_images": len(bits),
+    }
+
+
+def data_of(flow, standin=False):
+    """The data that a run's folder, a checkpoint or a shipped flow says it was trained on, loaded."""
+    config = Path(flow) / "config.json"
+    name = json.loads(config.read_text())["data"] if config.is_file() else checkpoints.read_card(flow)["results"].get("data")
+    densities = {repr(recipe.data): recipe.data for recipe in RECIPES.values() if isinstance(recipe.data, data.Density)}
+    if name is None:
+        raise ValueError(f"the card of {flow} does not say which data the flow was trained on")
+    return densities[name] if name in densities else data.load(name, standin=standin)
+
+
+def is_main_process():
+    """True for one of the processes of a distributed run, and for a process by itself."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
