@@ -26,6 +26,7 @@ __all__ = [
     "four_panels",
     "layer_strip",
     "loss_curve",
+    "image_grid",
 ]
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -137,3 +138,11 @@ def loss_curve(ax, history, floor=None, color=ORANGE, label="loss"):
         ax.axhline(floor, color=GREEN, linestyle="--", label=f"entropy of the data, {floor:.3f}")
     ax.set(xlabel="step", ylabel="nats per point")
     ax.legend()
+
+
+def image_grid(ax, images, columns=6):
+    """Draw uint8 images (n, C, H, W) as one picture, `columns` to a row with a pixel between them; return the image."""
+    from torchvision.utils import make_grid
+
+    ax.set_axis_off()
+    return ax.imshow(make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy(), interpolation="nearest")

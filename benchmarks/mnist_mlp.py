@@ -1,0 +1,72 @@
+"""What each change to the plain MNIST recipe buys, at about equal parameters: one run per row, ten epochs each.
+
+python benchmarks/mnist_mlp.py           run what is missing, and store benchmarks/results/mnist_mlp.json
+
+The last 5,000 training images are held out; the test images are not looked at.
+"""
+
+import datetime
+import json
+from pathlib import Path
+
+import torch
+
+from flowlib import checkpoints, data, models, training
+
+RESULTS = Path(__file__).with_name("results") / "mnist_mlp.json"
+PROTOCOL = {"epochs": 10, "batch_size": 128, "lr": 1e-3, "validation": 5_000, "seed": 0}
+PLAIN = {"training": {"betas": (0.9, 0.999), "schedule": "constant"}, "model": {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True}}
+STEADY = {"clip": 100.0}
+SHALLOW = {"depth": 8, "hidden": (72,), "separate": False}
+ROWS = [  # name, what changes, arguments of fit, arguments of realnvp_mlp
+    ("plain", "four couplings, two networks each", PLAIN["training"], PLAIN["model"]),
+    ("steady", "gradient clipping, warm-up and cosine", STEADY, PLAIN["model"]),
+    ("actnorm", "and ActNorm before every coupling", STEADY, PLAIN["model"] | {"norm": "actnorm"}),
+    ("joint", "and one joint network, wider", STEADY, {"depth": 4, "hidden": (88, 176, 176, 88), "separate": False, "norm": "actnorm"}),
+    ("eight", "and eight couplings, narrower", STEADY, {"depth": 8, "hidden": (52, 104, 104, 52), "separate": False, "norm": "actnorm"}),
+    ("shallow", "and one hidden layer in each", STEADY, SHALLOW | {"norm": "actnorm"}),
+    ("checkerboard", "and checkerboard masks", STEADY, SHALLOW | {"norm": "actnorm", "mask": "checkerboard"}),
+    ("random", "the same with random masks", STEADY, SHALLOW | {"norm": "actnorm", "mask": "random"}),
+    ("halves", "the same with halves", STEADY, SHALLOW | {"norm": "actnorm", "mask": "halves"}),
+    ("batchnorm", "checkerboard, with BatchNorm for ActNorm", STEADY, SHALLOW | {"norm": "batchnorm", "mask": "checkerboard"}),
+]
+
+
+def run(name, change, settings, model, images):
+    torch.manual_seed(PROTOCOL["seed"])
+    flow = models.realnvp_mlp(images.shape, **model)
+    history = training.fit(flow, images, **PROTOCOL, **settings)
+    curve = [metrics["validation_bits_per_dim"] for metrics in history.evaluations]
+    row = {
+        "name": name,
+        "change": change,
+        "model": model,
+        "training": settings,
+        "parameters": sum(p.numel() for p in flow.parameters()),
+        "validation_bits_per_dim": round(curve[-1], 4),
+        "train_bits_per_dim": round(history.evaluations[-1]["bits_per_dim"], 4),
+        "seconds": round(history.seconds, 1),
+        "curve": [round(bits, 4) for bits in curve],
+    }
+    print(f"{change:45} {row['parameters']:9,} parameters  {row['validation_bits_per_dim']:.3f} bits/dim  {row['seconds']:.0f} s", flush=True)
+    return row
+
+
+def main():
+    images = data.load("mnist")
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    done = {row["name"]: row for row in stored["rows"]}
+    for name, *rest in ROWS:
+        if name not in done:
+            done[name] = run(name, *rest, images)
+            stored = {
+                "protocol": PROTOCOL,
+                "hardware": checkpoints.hardware(),
+                "date": datetime.date.today().isoformat(),
+                "rows": [done[name] for name, *_ in ROWS if name in done],
+            }
+            checkpoints.write(RESULTS, json.dumps(stored, indent=1).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
