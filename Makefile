@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test notebooks results bench lint clean
+.PHONY: help lab test notebooks train results bench lint clean
 
 help: ## this list
 	@awk -F ' *: .*## | *: ## |:.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ test: $(STAMP) ## unit tests, then every notebook and solution, on short budgets
 
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
+
+train: $(STAMP) ## train a recipe, or go on with it: make train DATASET=mnist
+	$(BIN)/python -m flowlib train $(or $(DATASET),mnist) --resume
 
 results: $(STAMP) ## train the shipped models that are missing, and write the README's results table
 	$(BIN)/python benchmarks/results.py

@@ -1,7 +1,7 @@
 """Which data a training step sees: a function of the seed and the step alone.
 
-So a resumed run needs no memory of what was drawn before, and every process of a distributed run can take its share of the
-same global batch, noise and all.
+So a resumed run needs no memory of what was drawn before, and all processes of a distributed run see the same global batch,
+noise and all, of which each takes its share.
 """
 
 import numpy as np
@@ -20,24 +20,22 @@ def stream(seed, purpose, number, device="cpu"):
     return torch.Generator(device).manual_seed(int(state[0] >> 1))
 
 
-def make_batches(flow, data, context, batch_size, validation, seed, share):
-    """The batches of a density, a tensor or an image set, checked at the door; `share` = (rank, world) takes [rank::world] of each."""
+def make_batches(flow, data, context, batch_size, validation, seed):
+    """The batches of a density, a tensor or an image set, checked at the door."""
     whole_number("batch_size", batch_size, at_least=1)
     whole_number("validation", validation, at_least=0)
-    if batch_size % share[1]:
-        raise ValueError(f"batch_size counts all processes together: {batch_size} does not divide by {share[1]}")
     if hasattr(data, "sample"):
         if context is not None:
             raise ValueError("a context goes with a data tensor; a density draws fresh points that have none")
         if validation:
             raise ValueError("validation holds out rows of a data set; a density has none")
-        flow._check_context(None, batch_size)
-        return FreshPoints(flow, data, batch_size, seed, share)
+        flow.check_context(None, batch_size)
+        return FreshPoints(flow, data, batch_size, seed)
     rows = getattr(data, "train", data)
     flow.check_input(rows, context)
     if validation >= len(rows):
         raise ValueError(f"validation={validation} leaves nothing to train on: there are {len(rows)} rows")
-    return ShuffledRows(flow, rows, context, batch_size, validation, seed, share)
+    return ShuffledRows(flow, rows, context, batch_size, validation, seed)
 
 
 class FreshPoints:
@@ -45,8 +43,8 @@ class FreshPoints:
 
     at_once = 100
 
-    def __init__(self, flow, density, batch_size, seed, share):
-        self.flow, self.density, self.batch_size, self.seed, self.share = flow, density, batch_size, seed, share
+    def __init__(self, flow, density, batch_size, seed):
+        self.flow, self.density, self.batch_size, self.seed = flow, density, batch_size, seed
         self.chunk = None
 
     def __call__(self, step):
@@ -57,8 +55,7 @@ class FreshPoints:
             points = points.to(next(self.flow.parameters()))
             self.flow.check_input(points)
             self.points, self.chunk = points.split(self.batch_size), chunk
-        rank, world = self.share
-        return self.points[i][rank::world], None, None
+        return self.points[i], None, None
 
     @property
     def per_epoch(self):
@@ -76,13 +73,12 @@ class ShuffledRows:
     """The rows of a tensor in a new order every epoch, on the device in the dtype that they came in; the last
     `validation` rows are held out."""
 
-    def __init__(self, flow, data, context, batch_size, validation, seed, share):
+    def __init__(self, flow, data, context, batch_size, validation, seed):
         device = next(flow.parameters()).device
-        self.flow, self.seed, self.share = flow, seed, share
+        self.flow, self.seed = flow, seed
         self.data, self.context = data.to(device), None if context is None else context.to(device)
         self.n = len(data) - validation
-        world = share[1]
-        self.batch_size = min(batch_size, self.n // world * world)
+        self.batch_size = min(batch_size, self.n)
         self.epoch = None
 
     @property
@@ -104,14 +100,11 @@ class ShuffledRows:
     def held_out(self, chunk=500):
         """The validation rows in pieces, with the same noise every time."""
         rows = torch.arange(self.n, len(self.data), device=self.data.device)
-        for i, piece in enumerate(rows.split(chunk)):
-            if len(piece):
-                yield self._take(piece, VALIDATION, i)
+        for i, piece in enumerate(rows.split(chunk) if len(rows) else []):
+            yield self._take(piece, VALIDATION, i)
 
     def _take(self, rows, purpose, number):
-        rank, world = self.share
         noise = None
         if self.flow.dequantize is not None:
-            noise = self.flow.draw_noise(len(rows), stream(self.seed, purpose, number, self.data.device))[rank::world]
-        rows = rows[rank::world]
+            noise = self.flow.draw_noise(len(rows), stream(self.seed, purpose, number, self.data.device))
         return self.data[rows], None if self.context is None else self.context[rows], noise

@@ -20,10 +20,11 @@ __all__ = ["save", "load", "read_card", "hardware", "PRETRAINED"]
 PRETRAINED = Path(__file__).resolve().parents[1] / "data" / "pretrained"
 
 
-def save(flow, path, *, seed=None, results=None):
+def save(flow, path, *, seed=None, results=None, half=False):
     """Write `path` (….safetensors) and its JSON card; each is written aside and renamed, so a half-written file never counts.
 
     The card holds the builder and its arguments, `seed`, hardware, date, library versions and `results`, a dict of figures.
+    `half` stores matrices and kernels in float16, at half the size; vectors (biases, scales, statistics) stay as they are.
     Raises ValueError for a flow that no builder of `flowlib.models` made, and for another file ending.
     """
     path = Path(path)
@@ -38,6 +39,8 @@ def save(flow, path, *, seed=None, results=None):
         "results": results or {},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.dim() > 1 and tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     write(path, safetensors.torch.save(tensors))
 

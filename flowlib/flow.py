@@ -45,7 +45,7 @@ class Flow(nn.Module):
     def forward(self, x, context=None, noise=None):
         """Data to latent: x (B, *shape) -> z (B, D), log |det dz/dx| (B,). `noise` is for `Dequantize`, drawn if None."""
         self._check_shape(x, self.shape, "data")
-        self._check_context(context, len(x))
+        self.check_context(context, len(x))
         if noise is None:
             return self.bijection(x, context)
         y, first = self.dequantize(x, context, noise)
@@ -55,7 +55,7 @@ class Flow(nn.Module):
     def inverse(self, z, context=None):
         """Latent to data: z (B, D) -> x (B, *shape), log |det dx/dz| (B,)."""
         self._check_shape(z, (self.shape.numel(),), "latents")
-        self._check_context(context, len(z))
+        self.check_context(context, len(z))
         return self.bijection.inverse(z, context)
 
     def log_prob(self, x, context=None, seed=None):
@@ -105,7 +105,7 @@ class Flow(nn.Module):
         The noise of `Dequantize` is at bin centres, as in `encode`.
         """
         self._check_shape(x, self.shape, "data")
-        self._check_context(context, len(x))
+        self.check_context(context, len(x))
         layers = self.bijection if isinstance(self.bijection, Chain) else [self.bijection]
         states = [x]
         for layer in layers:
@@ -126,7 +126,8 @@ class Flow(nn.Module):
         if x.shape[1:] != shape or x.dim() == 0:
             raise ValueError(f"this flow takes {what} of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 
-    def _check_context(self, context, rows):
+    def check_context(self, context, rows):
+        """Refuse a context that is missing, misshapen, or not asked for."""
         if not self.context_features and context is None:
             return
         if not torch.is_tensor(context) or context.shape != (rows, self.context_features):
@@ -158,7 +159,7 @@ class Flow(nn.Module):
         if self.dequantize is None and not x.isfinite().all():
             bad = (~x.isfinite()).flatten(1).any(1)
             raise ValueError(f"{int(bad.sum())} of {len(x)} data points hold NaN or infinity, the first in row {int(bad.nonzero()[0])}")
-        self._check_context(context, len(x))
+        self.check_context(context, len(x))
         if context is not None and not context.isfinite().all():
             raise ValueError("the context holds NaN or infinity")
 

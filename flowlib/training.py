@@ -141,12 +141,13 @@ def fit(
         raise ValueError("give steps or epochs, not both")
     if run is not None and seed is None:
         raise ValueError("a run that can be resumed needs a seed: seed=0, say")
-    accelerator, home = Accelerator(), next(flow.parameters()).device
+    accelerator, home = Accelerator(cpu=not torch.cuda.is_available()), next(flow.parameters()).device
     seed = _settled_seed(seed, accelerator)
     try:
         flow.to(accelerator.device)
-        share = accelerator.process_index, accelerator.num_processes
-        batches = make_batches(flow, data, context, batch_size, validation, seed, share)
+        batches = make_batches(flow, data, context, batch_size, validation, seed)
+        if batches.batch_size % accelerator.num_processes:
+            raise ValueError(f"a batch of {batches.batch_size} rows does not divide by {accelerator.num_processes} processes")
         if epochs is not None:
             steps = whole_number("epochs", epochs, at_least=1) * batches.per_epoch
         settings = Settings(4_000 if steps is None else steps, batch_size, lr, betas, schedule, clip, ema, validation, seed)
@@ -201,6 +202,7 @@ class _Training:
         _initialise_actnorms(flow, *batches(0))
         self.optimizer = torch.optim.Adam(flow.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
         self.average = copy.deepcopy(flow) if settings.ema else flow
+        self.averaging = list(self.average.parameters()), list(flow.parameters())
         if folder:
             self._restore()
         self.model = accelerator.prepare(flow.train())
@@ -241,7 +243,7 @@ class _Training:
         settings = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * SCHEDULES[settings.schedule](step, settings.steps)
-        loss = nll(*self.model(*self.batches(step)))
+        loss = nll(*self.model(*self._share(self.batches(step))))
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if settings.clip:
@@ -249,8 +251,13 @@ class _Training:
         self.optimizer.step()
         if settings.ema:
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.parameters()), list(self.flow.parameters()), 1 - settings.ema)
+                torch._foreach_lerp_(*self.averaging, 1 - settings.ema)
         self.losses.append(loss.detach())
+
+    def _share(self, batch):
+        """This process's rows of a global batch."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        return [None if part is None else part[rank::world] for part in batch]
 
     def _look(self, bar):
         """Read the losses since the last look, and stop a run that is lost."""
@@ -265,8 +272,6 @@ class _Training:
     def _averaged(self):
         """The flow to evaluate, in evaluation mode: the averaged weights with statistics of their own, or the flow itself."""
         if self.settings.ema:
-            for ours, theirs in zip(self.average.buffers(), self.flow.buffers()):
-                ours.copy_(theirs)
             reestimate_statistics(self.average, (self.batches(step) for step in range(20)))
         return self.average.eval()
 
@@ -285,7 +290,7 @@ class _Training:
         if self.settings.validation:
             losses["validation_loss"] = self._validation_loss(flow)
         bits = {name.replace("loss", "bits_per_dim"): bits_per_dim(-loss, flow.shape) for name, loss in losses.items()}
-        metrics = {"step": step, "evaluation": step // count, **losses, **(bits if flow.dequantize else {})}
+        metrics = {"step": step, "evaluation": len(self.history.evaluations) + 1, **losses, **(bits if flow.dequantize else {})}
         metrics |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.history.seconds, 2)}
         self.history.evaluations.append(metrics)
         better = losses.get("validation_loss", math.inf) < self.best
@@ -295,11 +300,12 @@ class _Training:
         self.flow.train()
 
     def _validation_loss(self, flow):
-        total = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
-        for batch in self.batches.held_out():
-            total += torch.tensor([nll(*flow(*batch)) * len(batch[0]), len(batch[0])])
-        total = self.accelerator.reduce(total, "sum")
-        return (total[0] / total[1]).item()
+        """Mean loss over the rows held out, of which every process takes its share."""
+        total, rows = 0.0, 0
+        for batch in filter(lambda batch: len(batch[0]), map(self._share, self.batches.held_out())):
+            total, rows = total + nll(*flow(*batch)).item() * len(batch[0]), rows + len(batch[0])
+        total, rows = self.accelerator.reduce(torch.tensor([total, rows], device=self.accelerator.device, dtype=torch.float64)).tolist()
+        return total / rows
 
     def _state(self, step):
         """Everything that decides what comes next, as tensors and as numbers."""
