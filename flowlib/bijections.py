@@ -12,7 +12,7 @@ from torch import nn
 
 from .common import whole_number
 
-__all__ = ["Bijection", "Chain", "Inverse", "Dequantize", "Logit", "Flatten", "SoftLog", "Diagonal", "BatchNorm", "ActNorm", "Permute"]
+__all__ = ["Bijection", "Chain", "Inverse", "Dequantize", "Logit", "Flatten", "SoftLog", "Diagonal", "BatchNorm", "ActNorm", "Permute", "Squeeze"]
 
 
 class Bijection(nn.Module):
@@ -254,45 +254,61 @@ class BatchNorm(Bijection):
 
     In training mode mean and (biased) var are the batch's own and the running statistics are updated; in evaluation
     mode they are the running statistics. The log_det is exact with the statistics held fixed.
+    `mask`, that of the coupling before it, says what passed through there and is left alone here: (C,) channels or
+    (H, W) positions. `moving_average` also trains with the running statistics, into which the batch's enter with weight
+    `momentum` (the paper's appendix E), which steadies small batches.
 
     Shapes: x (B, C) or (B, C, H, W), one mean and variance per channel.
     Raises ValueError for a training batch with one value per channel, and for `inverse` in training mode: samples have
     no data batch to take statistics from.
     """
 
-    def __init__(self, C, eps=1e-4, momentum=0.1):
+    def __init__(self, C, mask=None, eps=1e-4, momentum=0.1, moving_average=False):
         super().__init__()
         whole_number("C", C, at_least=1)
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.moving_average = eps, momentum, moving_average
         self.register_buffer("running_mean", torch.zeros(C))
         self.register_buffer("running_var", torch.ones(C))
+        changed = None if mask is None else ~mask.view(-1, 1, 1) if mask.dim() == 1 else ~mask
+        self.register_buffer("changed", changed, persistent=False)
 
     def forward(self, x, context=None):
         check_width(x, len(self.running_mean))
-        if self.training:
-            mean, var = self._batch_statistics(x)
-        else:
-            mean, var = self.running_mean, self.running_var
-        log_scale = -0.5 * torch.log(var + self.eps)
-        z = (x - per_channel(mean, x)) * per_channel(log_scale.exp(), x)
-        return z, (positions(x) * log_scale.sum()).expand(len(x))
+        mean, var = self._batch_statistics(x) if self.training else (self.running_mean, self.running_var)
+        shift, log_scale = self._where_changed(x, mean, -0.5 * torch.log(var + self.eps))
+        return (x - shift) * log_scale.exp(), self._log_det(x, log_scale)
 
     def inverse(self, z, context=None):
         if self.training:
             raise ValueError("BatchNorm has no inverse in training mode: call flow.eval() before sampling or inverting")
         check_width(z, len(self.running_mean))
-        log_scale = 0.5 * torch.log(self.running_var + self.eps)
-        x = z * per_channel(log_scale.exp(), z) + per_channel(self.running_mean, z)
-        return x, (positions(z) * log_scale.sum()).expand(len(z))
+        shift, log_scale = self._where_changed(z, self.running_mean, 0.5 * torch.log(self.running_var + self.eps))
+        return z * log_scale.exp() + shift, self._log_det(z, log_scale)
+
+    def _where_changed(self, x, shift, log_scale):
+        """Shift and log-scale per channel, shaped to broadcast over x, and 0 where x passes through."""
+        shift, log_scale = per_channel(shift, x), per_channel(log_scale, x)
+        if self.changed is None:
+            return shift, log_scale
+        zero = torch.zeros((), dtype=x.dtype, device=x.device)
+        return torch.where(self.changed, shift, zero), torch.where(self.changed, log_scale, zero)
+
+    def _log_det(self, x, log_scale):
+        return log_scale.expand(1, *x.shape[1:]).sum().expand(len(x))
 
     def _batch_statistics(self, x):
-        dims = [0, *range(2, x.dim())]
+        """Mean and biased variance of every channel over the batch and the positions that changed."""
         if x.numel() == x.shape[1]:
             raise ValueError(f"BatchNorm cannot train on one value per channel (input of shape {tuple(x.shape)}): use a larger batch")
-        var, mean = torch.var_mean(x, dim=dims, unbiased=False)
+        if self.changed is not None and self.changed.dim() == 2:
+            x = x[:, :, self.changed]
+        var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
+        if self.moving_average:
+            mean, var = torch.lerp(self.running_mean, mean, self.momentum), torch.lerp(self.running_var, var, self.momentum)
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var, self.momentum)
+            weight = 1.0 if self.moving_average else self.momentum
+            self.running_mean.lerp_(mean, weight)
+            self.running_var.lerp_(var, weight)
         return mean, var
 
     def extra_repr(self):
@@ -386,3 +402,41 @@ class Permute(Bijection):
 
     def extra_repr(self):
         return f"{self.order.tolist()}"
+
+
+class Squeeze(Bijection):
+    """Blocks of 2 x 2 pixels into 4 channels; a reordering, so log_det is 0 both ways (Real NVP, section 3.6).
+
+    forward   (B, C, H, W) -> (B, 4 C, H / 2, W / 2)
+
+    order "colour"   channel 4 c + 2 row + column: the four pixels of a colour stay together (for channel couplings)
+    order "board"    channel k C + c, k = top left, bottom right, top right, bottom left: the first half of the channels is
+                     one colour of the checkerboard, the second half the other (before half of them is factored out)
+
+    Raises ValueError for an odd height or width, and for another order.
+    """
+
+    def __init__(self, order="colour"):
+        super().__init__()
+        if order not in ("colour", "board"):
+            raise ValueError(f"unknown order {order!r}; there are colour, board")
+        self.order = order
+
+    def forward(self, x, context=None):
+        if x.dim() != 4 or x.shape[2] % 2 or x.shape[3] % 2:
+            raise ValueError(f"Squeeze takes (B, C, H, W) with even H and W, got {tuple(x.shape)}")
+        z = F.pixel_unshuffle(x, 2)
+        if self.order == "board":
+            z = z.unflatten(1, (-1, 4))[:, :, [0, 3, 1, 2]].transpose(1, 2).flatten(1, 2)
+        return z, x.new_zeros(len(x))
+
+    def inverse(self, z, context=None):
+        if z.dim() != 4 or z.shape[1] % 4:
+            raise ValueError(f"un-squeezing takes (B, 4 C, H, W), got {tuple(z.shape)}")
+        x = z
+        if self.order == "board":
+            x = z.unflatten(1, (4, -1)).transpose(1, 2)[:, :, [0, 2, 3, 1]].flatten(1, 2)
+        return F.pixel_shuffle(x, 2), z.new_zeros(len(z))
+
+    def extra_repr(self):
+        return f"order={self.order!r}"

@@ -3,32 +3,39 @@
 import torch
 from torch import nn
 
-from .bijections import Bijection
+from .bijections import Bijection, per_channel, sum_dims
 
 __all__ = ["AdditiveCoupling", "AffineCoupling"]
 
 
 class Coupling(Bijection):
-    """What coupling layers share: splitting a vector by its mask, and joining it again.
+    """What coupling layers share: splitting the input by a mask, and joining it again.
 
-    `mask` is boolean, shape (D,): True = passes through and is seen by the network.
-    `network(kept, context)` takes the (B, mask.sum()) values that pass through to the parameters of the step.
-    Raises ValueError for a mask that is not a boolean vector or leaves nothing to transform, for input that is not
-    (B, D), and for a network of the wrong output width.
+    `mask` is boolean, True = passes through and is seen by the network: (D,) dimensions of a vector, (C,) channels of an
+    image, or (H, W) positions of an image.
+    `network(kept, context)` takes what passes through, (B, mask.sum(), ...), to the parameters of the step. For positions it
+    sees the whole image with zeros in place of the others, and the mask as one more channel: (B, C + 1, H, W).
+    Raises ValueError for a mask that is not boolean or leaves nothing to transform, for input that does not fit the mask,
+    and for a network of the wrong output width.
     """
 
     parameters_per_dim = 1
 
     def __init__(self, mask, network):
         super().__init__()
-        if not torch.is_tensor(mask) or mask.dtype != torch.bool or mask.dim() != 1:
+        if not torch.is_tensor(mask) or mask.dtype != torch.bool or mask.dim() not in (1, 2):
             given = f"{mask.dtype} of shape {tuple(mask.shape)}" if torch.is_tensor(mask) else f"a {type(mask).__name__}"
-            raise ValueError(f"a coupling mask must be a boolean vector, got {given}")
+            raise ValueError(f"a coupling mask must be a boolean vector or a boolean board (H, W), got {given}")
         if mask.all():
-            raise ValueError(f"this mask leaves nothing to transform: all {len(mask)} dimensions pass through")
+            raise ValueError(f"this mask leaves nothing to transform: all {mask.numel()} of its entries pass through")
         self.network = network
         self.register_buffer("mask", mask)
-        # Group the dimensions by mask value; a mask that is already in two runs (any with D = 2) needs no gather.
+        self.board = mask.dim() == 2
+        if not self.board:
+            self._group(mask)
+
+    def _group(self, mask):
+        """Group the dimensions by mask value; a mask that is already in two runs (any with D = 2) needs no gather."""
         order = torch.cat([(mask == mask[0]).nonzero()[:, 0], (mask != mask[0]).nonzero()[:, 0]])
         grouped = torch.equal(order, torch.arange(len(mask)))
         self.register_buffer("order", None if grouped else order, persistent=False)
@@ -37,9 +44,14 @@ class Coupling(Bijection):
         self.kept_first = bool(mask[0])
 
     def split(self, x):
-        """(B, D) -> the (B, mask.sum()) values that pass through, and the others."""
-        if x.shape[1:] != self.mask.shape:
-            raise ValueError(f"this coupling takes (B, {len(self.mask)}), got {tuple(x.shape)}")
+        """x -> what the network sees, and what is transformed: the other dimensions or channels; for a board, all of x."""
+        fits = x.dim() == 4 and x.shape[2:] == self.mask.shape if self.board else x.dim() > 1 and x.shape[1] == len(self.mask)
+        if not fits:
+            expected = f"(B, C, {self.mask.shape[0]}, {self.mask.shape[1]})" if self.board else f"(B, {len(self.mask)})"
+            raise ValueError(f"this coupling takes {expected}, got {tuple(x.shape)}")
+        if self.board:
+            mask = self.mask.to(x.dtype).expand(len(x), 1, -1, -1)
+            return torch.cat([torch.where(self.mask, x, 0), mask], dim=1), x
         if self.order is not None:
             x = x.index_select(1, self.order)
         first, second = x.split(self.sizes, dim=1)
@@ -47,15 +59,19 @@ class Coupling(Bijection):
 
     def join(self, kept, changed):
         """The inverse of `split`."""
+        if self.board:
+            return changed
         x = torch.cat([kept, changed] if self.kept_first else [changed, kept], dim=1)
         return x if self.restore is None else x.index_select(1, self.restore)
 
     def run_network(self, kept, context):
+        """The parameters of the step, side by side; on a board, those of positions that pass through are 0: no change."""
         out = self.network(kept, context)
-        expected = self.parameters_per_dim * (len(self.mask) - kept.shape[1])
-        if out.shape[1:] != (expected,):
-            raise ValueError(f"this coupling's network must return (B, {expected}), got {tuple(out.shape)}")
-        return out
+        width = kept.shape[1] - 1 if self.board else len(self.mask) - kept.shape[1]
+        expected = (self.parameters_per_dim * width, *kept.shape[2:])
+        if out.shape[1:] != expected:
+            raise ValueError(f"this coupling's network must return (B, {', '.join(map(str, expected))}), got {tuple(out.shape)}")
+        return torch.where(self.mask, 0, out) if self.board else out
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         loaded = state_dict.get(prefix + "mask")
@@ -65,7 +81,7 @@ class Coupling(Bijection):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self):
-        return f"mask={''.join('01'[int(m)] for m in self.mask)}"
+        return f"mask={'/'.join(''.join('01'[int(m)] for m in row) for row in torch.atleast_2d(self.mask))}"
 
 
 class AdditiveCoupling(Coupling):
@@ -100,27 +116,28 @@ class AffineCoupling(Coupling):
     inverse   x_a = z_a,  x_b = (z_b - t(z_a)) exp(-s(z_a))
     log_det   -sum s(z_a)
 
-    `network` returns shift and raw log-scale side by side, (B, 2 (~mask).sum()); s = rescale tanh(raw) with one learned
-    rescale per transformed dimension, starting at 1, so that |s| never exceeds |rescale|.
+    `network` returns shift and raw log-scale side by side, (B, 2 (~mask).sum()), for a board (B, 2 C, H, W);
+    s = rescale tanh(raw), so that |s| never exceeds |rescale|, learned from a start at 1: one per transformed dimension or
+    channel, on a board one in all.
     """
 
     parameters_per_dim = 2
 
     def __init__(self, mask, network):
         super().__init__(mask, network)
-        self.rescale = nn.Parameter(torch.ones(int((~mask).sum())))
+        self.rescale = nn.Parameter(torch.ones(1 if self.board else int((~mask).sum())))
 
     def forward(self, x, context=None):
         kept, changed = self.split(x)
         shift, log_scale = self.shift_and_log_scale(kept, context)
-        return self.join(kept, changed * log_scale.exp() + shift), log_scale.sum(1)
+        return self.join(kept, changed * log_scale.exp() + shift), sum_dims(log_scale)
 
     def inverse(self, z, context=None):
         kept, changed = self.split(z)
         shift, log_scale = self.shift_and_log_scale(kept, context)
-        return self.join(kept, (changed - shift) * (-log_scale).exp()), -log_scale.sum(1)
+        return self.join(kept, (changed - shift) * (-log_scale).exp()), -sum_dims(log_scale)
 
     def shift_and_log_scale(self, kept, context=None):
         """(B, mask.sum()) -> t and s, each (B, (~mask).sum())."""
         shift, raw = self.run_network(kept, context).chunk(2, dim=1)
-        return shift, self.rescale * torch.tanh(raw)
+        return shift, per_channel(self.rescale, raw) * torch.tanh(raw)

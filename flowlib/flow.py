@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, constraints
 
-from .bijections import Chain, Dequantize
+from .bijections import Bijection, Chain, Dequantize
 from .common import generator, whole_number
 
-__all__ = ["Flow", "standard_normal_log_prob"]
+__all__ = ["Flow", "MultiScale", "standard_normal_log_prob"]
 
 
 def standard_normal_log_prob(z):
@@ -162,6 +162,55 @@ class Flow(nn.Module):
         self.check_context(context, len(x))
         if context is not None and not context.isfinite().all():
             raise ValueError("the context holds NaN or infinity")
+
+
+class MultiScale(Bijection):
+    """Scale after scale, half of the channels are factored out as latents, and the other half go on (Real NVP, section 3.6).
+
+    Each of `scales` but the last takes (B, C, H, W) to (B, 4 C, H / 2, W / 2), whose second half is factored out; the last
+    keeps the shape. z holds the scales one after the other, flattened, the first factored out (the finest) first.
+
+    forward   x (B, *shape) -> z (B, D), the sum of the log_dets of the scales
+    inverse   z -> x, the sum of the log_dets of their inverses
+
+    Raises ValueError for a shape whose height or width cannot be halved len(scales) - 1 times.
+    """
+
+    def __init__(self, shape, *scales):
+        super().__init__()
+        C, H, W = shape
+        halvings = len(scales) - 1
+        if not scales or H % 2**halvings or W % 2**halvings:
+            raise ValueError(f"images of {H} x {W} cannot be halved {halvings} times, as {len(scales)} scales need")
+        self.scales = nn.ModuleList(scales)
+        self.shapes = [torch.Size((2**k * C, H // 2**k, W // 2**k)) for k in range(1, len(scales))]
+        self.shapes.append(torch.Size((2**halvings * C, H // 2**halvings, W // 2**halvings)))
+
+    def forward(self, x, context=None):
+        parts, total = [], 0.0
+        for scale in self.scales[:-1]:
+            x, log_det = scale(x, context)
+            x, out = x.chunk(2, dim=1)
+            parts.append(out)
+            total = total + log_det
+        x, log_det = self.scales[-1](x, context)
+        return self.join_latent([*parts, x]), total + log_det
+
+    def inverse(self, z, context=None):
+        *parts, x = self.split_latent(z)
+        x, total = self.scales[-1].inverse(x, context)
+        for scale, out in zip(reversed(self.scales[:-1]), reversed(parts)):
+            x, log_det = scale.inverse(torch.cat([x, out], dim=1), context)
+            total = total + log_det
+        return x, total
+
+    def split_latent(self, z):
+        """z (B, D) -> one view (B, C, H, W) per scale, the first factored out first."""
+        return [part.view(-1, *shape) for part, shape in zip(z.split([shape.numel() for shape in self.shapes], dim=1), self.shapes)]
+
+    def join_latent(self, parts):
+        """The inverse of `split_latent`."""
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 class FlowDistribution(Distribution):

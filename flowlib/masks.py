@@ -4,7 +4,7 @@ import torch
 
 from .common import generator, whole_number
 
-__all__ = ["alternating", "halves", "random", "checkerboard"]
+__all__ = ["alternating", "halves", "random", "checkerboard", "channels"]
 
 
 def alternating(D, flip=False):
@@ -43,3 +43,8 @@ def checkerboard(H, W, flip=False):
     row, column = torch.arange(whole_number("H", H, at_least=1))[:, None], torch.arange(whole_number("W", W, at_least=1))
     mask = (row + column) % 2 == 0
     return ~mask if flip else mask
+
+
+def channels(C, flip=False):
+    """The first C // 2 channels pass through (with `flip`, the others do). Shape (C,), bool."""
+    return halves(C, flip)

@@ -3,14 +3,14 @@
 import functools
 import inspect
 
-from .bijections import ActNorm, BatchNorm, Chain, Dequantize, Diagonal, Flatten, Logit
+from .bijections import ActNorm, BatchNorm, Chain, Dequantize, Diagonal, Flatten, Inverse, Logit, Squeeze
 from .common import whole_number
 from .coupling import AdditiveCoupling, AffineCoupling
-from .flow import Flow
-from .masks import alternating, checkerboard, halves, random
-from .networks import MLP, SideBySide
+from .flow import Flow, MultiScale
+from .masks import alternating, channels, checkerboard, halves, random
+from .networks import MLP, ConvResNet, SideBySide
 
-__all__ = ["nice_2d", "realnvp_2d", "realnvp_mlp", "build"]
+__all__ = ["nice_2d", "realnvp_2d", "realnvp_mlp", "realnvp_image", "build"]
 
 BUILDERS = {}
 
@@ -81,6 +81,37 @@ def realnvp_mlp(shape=(1, 28, 28), depth=4, hidden=(64, 128, 128, 64), separate=
         network = SideBySide(MLP(n_in, n_out, hidden), MLP(n_in, n_out, hidden)) if separate else MLP(n_in, 2 * n_out, hidden)
         layers += [*_choose("norm", norm, NORMS)(D), AffineCoupling(kept, network)]
     return Flow(Chain(*layers), shape)
+
+
+@builder
+def realnvp_image(shape=(3, 32, 32), scales=2, width=64, blocks=8, doubling=True, batch_norm=True, bits=8):
+    """Real NVP for images, as in the paper's section 3.6 and the authors' code.
+
+    Every scale but the last: three checkerboard couplings, squeeze, three channel couplings, un-squeeze, and a squeeze in
+    board order, so that one colour of the checkerboard is factored out. The last: four checkerboard couplings.
+    `width` features per convolution; with `doubling` twice as many from the channel couplings on, and again at each scale.
+    """
+    C, H, W = shape
+    levels = []
+    for k in range(whole_number("scales", scales, at_least=1)):
+        board = lambda i: _image_coupling(C, checkerboard(H, W, flip=i % 2 == 1), width, blocks, batch_norm)  # noqa: B023, E731
+        deep = lambda i: _image_coupling(4 * C, channels(4 * C, flip=i % 2 == 1), width, blocks, batch_norm)  # noqa: B023, E731
+        if k == scales - 1:
+            levels.append(Chain(*board(0), *board(1), *board(2), *board(3)))
+            break
+        first = [*board(0), *board(1), *board(2), Squeeze()]
+        width *= 2 if doubling else 1
+        levels.append(Chain(*first, *deep(0), *deep(1), *deep(2), Inverse(Squeeze()), Squeeze("board")))
+        C, H, W = 2 * C, H // 2, W // 2
+    return Flow(Chain(Dequantize(bits), Logit(), MultiScale(shape, *levels)), shape)
+
+
+def _image_coupling(C, mask, width, blocks, batch_norm):
+    """An affine coupling of C channels with a ConvResNet, and batch norm on what it changed."""
+    board = mask.dim() == 2
+    n_in, n_out = (C + 1, 2 * C) if board else (int(mask.sum()), 2 * int((~mask).sum()))
+    layers = [AffineCoupling(mask, ConvResNet(n_in, n_out, width, blocks, board))]
+    return [*layers, BatchNorm(C, mask)] if batch_norm else layers
 
 
 def _choose(what, name, options):

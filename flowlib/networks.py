@@ -2,8 +2,9 @@
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
-__all__ = ["MLP", "SideBySide"]
+__all__ = ["MLP", "SideBySide", "ConvResNet"]
 
 
 class MLP(nn.Sequential):
@@ -52,3 +53,51 @@ class SideBySide(nn.ModuleList):
 
     def forward(self, x, context=None):
         return torch.cat([network(x, context) for network in self], dim=1)
+
+
+class ConvResNet(nn.Module):
+    """The convolutional residual network of Real NVP's image couplings (section 4.1; details from the authors' code).
+
+    Input batch-normalised and as [x, -x] through a ReLU, so that both signs survive; residual blocks with batch and weight
+    norm; a 1 x 1 convolution of every block's output is added to an accumulator, and the output is computed from that alone.
+    With `board` the last input channel is the mask of a checkerboard coupling: it is passed on as it is, and the image is
+    doubled, as half of it is masked out. The last layer starts at zero, so a coupling built on it starts as the identity.
+
+    Shapes: x (B, in_channels, H, W) -> (B, out_channels, H, W); with `board`, in_channels counts the mask.
+    """
+
+    def __init__(self, in_channels, out_channels, width, blocks, board=False):
+        super().__init__()
+        colours = in_channels - board
+        self.board = board
+        self.normalise = nn.BatchNorm2d(colours, affine=False)
+        self.enter = _conv(2 * colours + board, width, 3)
+        self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
+        self.skips = nn.ModuleList(_conv(width, width, 1) for _ in range(blocks + 1))
+        self.leave = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), _conv(width, out_channels, 1))
+        nn.init.zeros_(self.leave[-1].parametrizations.weight.original0)
+        nn.init.zeros_(self.leave[-1].bias)
+
+    def forward(self, x, context=None):
+        if self.board:
+            x, mask = x[:, :-1], x[:, -1:]
+            x = 2 * self.normalise(x)
+            x = torch.cat([x, -x, mask], dim=1).relu()
+        else:
+            x = self.normalise(x)
+            x = torch.cat([x, -x], dim=1).relu()
+        x = self.enter(x)
+        total = self.skips[0](x)
+        for block, skip in zip(self.blocks, self.skips[1:]):
+            x = x + block(x)
+            total = total + skip(x)
+        return self.leave(total)
+
+
+def _conv(n_in, n_out, size):
+    return weight_norm(nn.Conv2d(n_in, n_out, size, padding=size // 2))
+
+
+def _block(width):
+    half = lambda: [nn.BatchNorm2d(width), nn.ReLU(inplace=True), _conv(width, width, 3)]  # noqa: E731
+    return nn.Sequential(*half(), *half())
