@@ -66,7 +66,7 @@ class Coupling(Bijection):
 
     def run_network(self, kept, context):
         """The parameters of the step, side by side; on a board, those of positions that pass through are 0: no change."""
-        out = self.network(kept, context)
+        out = self.network(kept, context).to(kept.dtype)  # back from bfloat16, if the network computes in that
         width = kept.shape[1] - 1 if self.board else len(self.mask) - kept.shape[1]
         expected = (self.parameters_per_dim * width, *kept.shape[2:])
         if out.shape[1:] != expected:

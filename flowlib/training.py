@@ -23,6 +23,7 @@ from .common import generator, whole_number
 from .data import Density
 from .flow import Flow
 from .losses import bits_per_dim, nll
+from .networks import ConvResNet
 from .runs import Run
 
 __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics"]
@@ -69,9 +70,12 @@ class Settings:
     clip: float | None
     ema: float | None
     validation: int
+    precision: str
     seed: int
 
     def __post_init__(self):
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise ValueError(f"unknown precision {self.precision!r}; there are auto, bfloat16, float32")
         whole_number("steps", self.steps, at_least=1)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
@@ -105,6 +109,7 @@ def fit(
     clip=None,
     ema=None,
     validation=0,
+    precision="auto",
     seed=None,
     snapshots=0,
     run=None,
@@ -122,6 +127,8 @@ def fit(
     clip        largest norm of the gradient of all weights together
     ema         decay of an exponential moving average of the weights, 0.999 say; the flow ends with the averaged weights
     validation  rows held out from the end of the data; their loss is reported after every epoch
+    precision   "bfloat16": the networks of the couplings compute in it, all else in float32, as evaluation does; "float32";
+                "auto": bfloat16 for convolutional networks on hardware that has it
     seed        fixes the data order, noise and fresh points; the initial weights are the caller's (`torch.manual_seed`)
     snapshots   how many copies of the flow to keep, evenly spaced from before the first step to after the last
     run         a folder for metrics, samples and checkpoints (see `flowlib.runs`), written after every epoch (for a density,
@@ -150,7 +157,7 @@ def fit(
             raise ValueError(f"a batch of {batches.batch_size} rows does not divide by {accelerator.num_processes} processes")
         if epochs is not None:
             steps = whole_number("epochs", epochs, at_least=1) * batches.per_epoch
-        settings = Settings(4_000 if steps is None else steps, batch_size, lr, betas, schedule, clip, ema, validation, seed)
+        settings = Settings(4_000 if steps is None else steps, batch_size, lr, betas, schedule, clip, ema, validation, precision, seed)
         folder = None if run is None else Run(run, _config(flow, data, settings), resume, accelerator.is_main_process)
         with one_thread_if_small(flow, batch_size):
             return _Training(flow, batches, settings, folder, accelerator).run(snapshots, home, progress)
@@ -205,6 +212,9 @@ class _Training:
         self.averaging = list(self.average.parameters()), list(flow.parameters())
         if folder:
             self._restore()
+        self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and _gains_from_bfloat16(flow))
+        if self.bfloat16:
+            flow.to(memory_format=torch.channels_last)
         self.model = accelerator.prepare(flow.train())
         self.keeper = _Keeper(flow, settings.lr)
 
@@ -243,7 +253,9 @@ class _Training:
         settings = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * SCHEDULES[settings.schedule](step, settings.steps)
-        loss = nll(*self.model(*self._share(self.batches(step))))
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bfloat16):
+            z, log_det = self.model(*self._share(self.batches(step)))
+        loss = nll(z, log_det)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if settings.clip:
@@ -334,6 +346,15 @@ class _Training:
         torch.set_rng_state(tensors["random"])
         self.first_step, self.best = numbers["step"], numbers["best"]
         self.history = History(loss=tensors["loss"].tolist(), evaluations=self.folder.read_metrics(self.first_step), seconds=numbers["seconds"])
+
+
+def _gains_from_bfloat16(flow):
+    """Whether there are convolutions, and hardware that computes them faster in bfloat16."""
+    if not any(isinstance(module, ConvResNet) for module in flow.modules()):
+        return False
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 @torch.no_grad()
