@@ -107,6 +107,18 @@ def fails(error):
     return call
 
 
+def refuse_in(place, monkeypatch):
+    """Make every temporary folder in `place` fail as on a read-only file system; the file modes of a superuser do not count."""
+    mkdtemp = tempfile.mkdtemp
+
+    def refusing(suffix=None, prefix=None, dir=None):
+        if Path(dir) == place:
+            raise OSError(errno.EROFS, "Read-only file system", str(dir))
+        return mkdtemp(suffix, prefix, dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refusing)
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -221,6 +233,7 @@ def test_the_real_mnist(tmp_path, monkeypatch):
     if not ((GIVEN_ROOT / "mnist" / FILES[0]).exists() or (GIVEN_ROOT / "MNIST" / "raw" / "train-images-idx3-ubyte").exists()):
         pytest.skip("MNIST is not in the data folder")
     monkeypatch.setenv("FLOWLIB_DATA", str(GIVEN_ROOT))
+    refuse_in(GIVEN_ROOT, monkeypatch)  # a test writes nothing there
     mnist = data.load("mnist")
     assert mnist.train.shape == (60_000, 1, 28, 28) and mnist.test.shape == (10_000, 1, 28, 28)
     assert mnist.train.numpy().mean() / 255 == pytest.approx(0.1307, abs=1e-4)
@@ -319,18 +332,6 @@ def test_a_rename_that_fails_for_another_reason_is_reported(root, monkeypatch):
 # Roots that cannot be written
 
 
-def refuse_in(place, monkeypatch):
-    """Make every temporary folder in `place` fail as on a read-only file system; the file modes of a superuser do not count."""
-    mkdtemp = tempfile.mkdtemp
-
-    def refusing(suffix=None, prefix=None, dir=None):
-        if Path(dir) == place:
-            raise OSError(errno.EROFS, "Read-only file system", str(dir))
-        return mkdtemp(suffix, prefix, dir)
-
-    monkeypatch.setattr(tempfile, "mkdtemp", refusing)
-
-
 @pytest.mark.parametrize("how", ["file system", "file mode"])
 def test_beside_a_read_only_root_the_set_is_prepared_in_the_users_cache(root, cache, monkeypatch, how):
     write_mnist(root)
@@ -366,12 +367,13 @@ def test_when_neither_can_be_written_the_error_names_both(tmp_path, monkeypatch)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLOWLIB_DATA", str(tmp_path / "file" / "root"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(FileNotFoundError) as caught:
-        data.load("digits")
-    assert str(caught.value) == (
-        f"digits cannot be prepared: neither {tmp_path}/file/root nor {tmp_path}/file/flowlib takes it; "
-        "set FLOWLIB_DATA to a folder that can be written"
-    )
+    for standin in (False, True):
+        with pytest.raises(FileNotFoundError) as caught:
+            data.load("digits", standin=standin)
+        assert str(caught.value) == (
+            f"digits cannot be prepared: neither {tmp_path}/file/root nor {tmp_path}/file/flowlib takes it; "
+            "set FLOWLIB_DATA to a folder that can be written"
+        )
 
 
 # Downloads
@@ -458,7 +460,7 @@ DAMAGES = {
     "truncated": (lambda path: os.truncate(path, path.stat().st_size - 1), "mmap length is greater than file size"),
     "empty file": (lambda path: path.write_bytes(b""), "reading magic string"),
     "no npy file": (lambda path: path.write_bytes(b"PNG" * 100), "magic string is not correct"),
-    "garbled header": (lambda path: path.write_bytes(path.read_bytes().replace(b"'shape': (", b"'shape': {")), ""),
+    "garbled header": (lambda path: path.write_bytes(path.read_bytes().replace(b"), }", b"(, }")), "EOF in multi-line statement"),
     "float": (rewrite(np.float32), "expected uint8"),
     "no images": (rewrite(lambda array: array[:0]), ""),
     "another shape": (rewrite(lambda array: array[..., None]), "expected uint8"),
@@ -483,6 +485,13 @@ def test_damaged_prepared_files_are_refused_by_their_path(root, monkeypatch, tmp
     assert not Path("unpickled").exists()
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(root, monkeypatch):
+    write_prepared(root)
+    monkeypatch.setattr(np.lib.format, "open_memmap", fails(PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(PermissionError):
+        data.load("mnist", standin=True)
+
+
 def test_the_cure_that_the_error_names_works(root):
     write_mnist(root)
     write_prepared(root, shape=(1, 27, 28))
@@ -497,6 +506,7 @@ RAW_DAMAGES = {
     "header only half": lambda raw: os.truncate(raw / "t10k-labels-idx1-ubyte", 3),
     "no IDX file": lambda raw: (raw / "t10k-images-idx3-ubyte").write_bytes(b"PNG" * 100),
     "another type": lambda raw: (raw / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x09\1\0\0\0\3abc"),
+    "no type": lambda raw: (raw / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x0a\1\0\0\0\3abc"),
     "missing": lambda raw: (raw / "t10k-images-idx3-ubyte").unlink(),
     "other labels": lambda raw: write_idx(raw / "t10k-labels-idx1-ubyte", numbers(0, 4)),
     "another shape": lambda raw: write_mnist(raw.parents[1], side=27),

@@ -209,7 +209,7 @@ def _workshop(name, root, cache):
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)
             read_only = place.stat().st_mode & 0o222 == 0  # respected even by a superuser, whom it would not stop
-            taken = (place / name).exists() and not _is_prepared(place / name)  # "mnist" is torchvision's "MNIST" where case does not count
+            taken = (place / name).exists()  # "mnist" is torchvision's "MNIST" where case does not count
             if not (read_only or taken):
                 return tempfile.TemporaryDirectory(prefix=f".{name}-building-", dir=place, ignore_cleanup_errors=True)
     raise FileNotFoundError(
