@@ -116,14 +116,18 @@ class Dequantize(Bijection):
 
     def forward(self, x, context=None, noise=None):
         """x -> (y, log_det); `noise` is drawn unless given: values in [0, 1) shaped like x, or 0.5 for the bin centres."""
-        if noise is None:
-            noise = torch.rand(x.shape, dtype=self.levels.dtype, device=x.device)
+        noise = self.draw_noise(x.shape) if noise is None else noise
         y = (x.to(self.levels.dtype) + noise) / self.levels
         return y, -self._log_volume(y)
 
     def inverse(self, z, context=None):
         x = (z * self.levels).floor().clamp(0, 2**self.bits - 1).to(torch.uint8)
         return x, self._log_volume(z)
+
+    def draw_noise(self, shape, generator=None):
+        """What `forward` draws if it is given none: uniform noise, on this layer's device."""
+        device = self.levels.device if generator is None else generator.device
+        return torch.rand(shape, generator=generator, dtype=self.levels.dtype, device=device).to(self.levels.device)
 
     def _log_volume(self, y):
         return y.new_full((len(y),), y.shape[1:].numel() * self.bits * math.log(2))

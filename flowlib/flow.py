@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 from .bijections import Bijection, Chain, Dequantize
 from .common import generator, whole_number
 
-__all__ = ["Flow", "MultiScale", "standard_normal_log_prob"]
+__all__ = ["Flow", "MultiScale", "VariationalDequantize", "standard_normal_log_prob"]
 
 
 def standard_normal_log_prob(z):
@@ -91,12 +91,8 @@ class Flow(nn.Module):
         return z.to(next(self.parameters(), z))
 
     def draw_noise(self, n, generator=None):
-        """Uniform noise for `Dequantize`, (n, *shape), on the flow's device; None for a flow of continuous data."""
-        if self.dequantize is None:
-            return None
-        like = self.dequantize.levels
-        device = like.device if generator is None else generator.device
-        return torch.rand(n, *self.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+        """Noise for `Dequantize`, (n, *shape), on the flow's device; None for a flow of continuous data."""
+        return None if self.dequantize is None else self.dequantize.draw_noise((n, *self.shape), generator)
 
     @torch.no_grad()
     def trace(self, x, context=None):
@@ -211,6 +207,35 @@ class MultiScale(Bijection):
     def join_latent(self, parts):
         """The inverse of `split_latent`."""
         return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+class VariationalDequantize(Dequantize):
+    """`Dequantize` with noise that a small flow has learned to shape to the image (Flow++, Ho et al., arXiv 1902.00275, section 3.1).
+
+    `bijection` takes noise u in (0, 1), (B, C, H, W), to Gaussian e, given the image in [-1, 1] as its context; it begins
+    with a Logit of alpha 0. The noise is drawn by its inverse, so its layers must have one while they train.
+
+    forward   y = (x + u) / L,  u = g^-1(e; x),  e ~ N(0, I)
+    log_det   -D log L - log q(u | x),  log q(u | x) = log N(e; 0, I) - log |det du/de|
+    inverse   x = floor(L y), as in `Dequantize`
+    """
+
+    def __init__(self, bijection, bits=8):
+        super().__init__(bits)
+        self.bijection = bijection
+
+    def forward(self, x, context=None, noise=None):
+        """x -> (y, log_det); `noise` is drawn unless given: Gaussian values shaped like x, or 0.5 for the bin centres."""
+        if not torch.is_tensor(noise) and noise is not None:
+            return super().forward(x, context, noise)
+        e = self.draw_noise(x.shape) if noise is None else noise
+        u, log_det = self.bijection.inverse(e, 2 * (x.to(e.dtype) + 0.5) / self.levels - 1)
+        y, log_volume = super().forward(x, context, u)
+        return y, log_volume - standard_normal_log_prob(e.flatten(1)) + log_det
+
+    def draw_noise(self, shape, generator=None):
+        device = self.levels.device if generator is None else generator.device
+        return torch.randn(shape, generator=generator, dtype=self.levels.dtype, device=device).to(self.levels.device)
 
 
 class FlowDistribution(Distribution):

@@ -6,7 +6,7 @@ import inspect
 from .bijections import ActNorm, BatchNorm, Chain, Dequantize, Diagonal, Flatten, Inverse, Logit, Squeeze
 from .common import whole_number
 from .coupling import AdditiveCoupling, AffineCoupling
-from .flow import Flow, MultiScale
+from .flow import Flow, MultiScale, VariationalDequantize
 from .masks import alternating, channels, checkerboard, halves, random
 from .networks import MLP, ConvResNet, SideBySide
 
@@ -84,34 +84,43 @@ def realnvp_mlp(shape=(1, 28, 28), depth=4, hidden=(64, 128, 128, 64), separate=
 
 
 @builder
-def realnvp_image(shape=(3, 32, 32), scales=2, width=64, blocks=8, doubling=True, batch_norm=True, bits=8):
+def realnvp_image(shape=(3, 32, 32), scales=2, width=64, blocks=8, doubling=True, batch_norm=True, variational=0, bits=8):
     """Real NVP for images, as in the paper's section 3.6 and the authors' code.
 
     Every scale but the last: three checkerboard couplings, squeeze, three channel couplings, un-squeeze, and a squeeze in
     board order, so that one colour of the checkerboard is factored out. The last: four checkerboard couplings.
     `width` features per convolution; with `doubling` twice as many from the channel couplings on, and again at each scale.
+    `variational` is the number of couplings that shape the noise of the dequantisation; 0: uniform noise.
     """
     C, H, W = shape
+    noise = [_image_coupling(C, checkerboard(H, W, flip=i % 2 == 1), width // 2, 2, context=C) for i in range(variational)]
+    dequantize = VariationalDequantize(Chain(Logit(0.0), *noise), bits) if variational else Dequantize(bits)
     levels = []
     for k in range(whole_number("scales", scales, at_least=1)):
-        board = lambda i: _image_coupling(C, checkerboard(H, W, flip=i % 2 == 1), width, blocks, batch_norm)  # noqa: B023, E731
-        deep = lambda i: _image_coupling(4 * C, channels(4 * C, flip=i % 2 == 1), width, blocks, batch_norm)  # noqa: B023, E731
-        if k == scales - 1:
-            levels.append(Chain(*board(0), *board(1), *board(2), *board(3)))
-            break
-        first = [*board(0), *board(1), *board(2), Squeeze()]
-        width *= 2 if doubling else 1
-        levels.append(Chain(*first, *deep(0), *deep(1), *deep(2), Inverse(Squeeze()), Squeeze("board")))
-        C, H, W = 2 * C, H // 2, W // 2
-    return Flow(Chain(Dequantize(bits), Logit(), MultiScale(shape, *levels)), shape)
+        last = k == scales - 1
+        layers = _couplings(C, [checkerboard(H, W, flip=i % 2 == 1) for i in range(4 if last else 3)], width, blocks, batch_norm)
+        if not last:
+            width *= 2 if doubling else 1
+            deep = _couplings(4 * C, [channels(4 * C, flip=i % 2 == 1) for i in range(3)], width, blocks, batch_norm)
+            layers += [Squeeze(), *deep, Inverse(Squeeze()), Squeeze("board")]
+            C, H, W = 2 * C, H // 2, W // 2
+        levels.append(Chain(*layers))
+    return Flow(Chain(dequantize, Logit(), MultiScale(shape, *levels)), shape)
 
 
-def _image_coupling(C, mask, width, blocks, batch_norm):
-    """An affine coupling of C channels with a ConvResNet, and batch norm on what it changed."""
+def _couplings(C, masks, width, blocks, batch_norm):
+    """One coupling per mask, each followed by batch norm on what it changed."""
+    layers = []
+    for mask in masks:
+        layers += [_image_coupling(C, mask, width, blocks), *([BatchNorm(C, mask)] if batch_norm else [])]
+    return layers
+
+
+def _image_coupling(C, mask, width, blocks, context=0):
+    """An affine coupling of C channels with a ConvResNet."""
     board = mask.dim() == 2
     n_in, n_out = (C + 1, 2 * C) if board else (int(mask.sum()), 2 * int((~mask).sum()))
-    layers = [AffineCoupling(mask, ConvResNet(n_in, n_out, width, blocks, board))]
-    return [*layers, BatchNorm(C, mask)] if batch_norm else layers
+    return AffineCoupling(mask, ConvResNet(n_in, n_out, width, blocks, board, context))
 
 
 def _choose(what, name, options):

@@ -63,15 +63,16 @@ class ConvResNet(nn.Module):
     With `board` the last input channel is the mask of a checkerboard coupling: it is passed on as it is, and the image is
     doubled, as half of it is masked out. The last layer starts at zero, so a coupling built on it starts as the identity.
 
-    Shapes: x (B, in_channels, H, W) -> (B, out_channels, H, W); with `board`, in_channels counts the mask.
+    Shapes: x (B, in_channels, H, W), context (B, context_channels, H, W) or None -> (B, out_channels, H, W); with `board`,
+    in_channels counts the mask.
     """
 
-    def __init__(self, in_channels, out_channels, width, blocks, board=False):
+    def __init__(self, in_channels, out_channels, width, blocks, board=False, context_channels=0):
         super().__init__()
         colours = in_channels - board
         self.board = board
         self.normalise = nn.BatchNorm2d(colours, affine=False)
-        self.enter = _conv(2 * colours + board, width, 3)
+        self.enter = _conv(2 * colours + board + context_channels, width, 3)
         self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
         self.skips = nn.ModuleList(_conv(width, width, 1) for _ in range(blocks + 1))
         self.leave = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), _conv(width, out_channels, 1))
@@ -79,14 +80,10 @@ class ConvResNet(nn.Module):
         nn.init.zeros_(self.leave[-1].bias)
 
     def forward(self, x, context=None):
-        if self.board:
-            x, mask = x[:, :-1], x[:, -1:]
-            x = 2 * self.normalise(x)
-            x = torch.cat([x, -x, mask], dim=1).relu()
-        else:
-            x = self.normalise(x)
-            x = torch.cat([x, -x], dim=1).relu()
-        x = self.enter(x)
+        colours, mask = (x[:, :-1], x[:, -1:]) if self.board else (x, x[:, :0])
+        colours = self.normalise(colours) * (2 if self.board else 1)
+        seen = torch.cat([colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])], dim=1)
+        x = self.enter(seen.contiguous(memory_format=torch.channels_last))
         total = self.skips[0](x)
         for block, skip in zip(self.blocks, self.skips[1:]):
             x = x + block(x)
