@@ -64,7 +64,7 @@ def draw_movie(run, name, epochs, frames=50, shown=(0, 9, 20, 90)):
     for epoch in shown:
         if epoch < epochs:
             grids[epoch].save(media / f"{name}_epoch_{epoch:02d}.png", optimize=True)
-    movie = [grid.resize((2 * grid.width, 2 * grid.height), Image.Resampling.NEAREST).quantize(16) for grid in grids[:: max(1, epochs // frames)]]
+    movie = [grid.quantize(8) for grid in grids[:: max(1, epochs // frames)]]
     movie[0].save(media / f"{name}.gif", save_all=True, append_images=movie[1:], duration=120, loop=0, optimize=True)
 
 
