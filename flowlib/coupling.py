@@ -5,7 +5,7 @@ from torch import nn
 
 from .bijections import Bijection, per_channel, sum_dims
 
-__all__ = ["AdditiveCoupling", "AffineCoupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling", "LearnedMaskCoupling"]
 
 
 class Coupling(Bijection):
@@ -141,3 +141,49 @@ class AffineCoupling(Coupling):
         """(B, mask.sum()) -> t and s, each (B, (~mask).sum())."""
         shift, raw = self.run_network(kept, context).chunk(2, dim=1)
         return shift, per_channel(self.rescale, raw) * torch.tanh(raw)
+
+
+class LearnedMaskCoupling(Bijection):
+    """An affine coupling that learns which half passes through.
+
+    The mask is hard: the half with the largest scores passes. Gradients reach the scores straight through it (Bengio et al.,
+    arXiv 1308.3432): p + (hard - p).detach() with p = sigmoid(scores), whose value is always 0 or 1.
+    With that mask m:
+
+    forward   z = x exp(s) + t,  s = (1 - m) rescale tanh(raw(m x)),  t = (1 - m) shift(m x)
+    log_det   sum s
+    inverse   x = (z - t) exp(-s), where s and t see m z = m x
+    log_det   -sum s
+
+    `scores` (D,) or (H, W) give the mask its start; `network` returns shift and raw log-scale of everything: (B, 2 D) from
+    (B, D), or (B, 2 C, H, W) from the masked image with the mask as one more channel, (B, C + 1, H, W).
+    """
+
+    def __init__(self, scores, network):
+        super().__init__()
+        self.scores = nn.Parameter(scores.clone())
+        self.network = network
+        self.rescale = nn.Parameter(torch.ones(1))
+
+    def mask(self):
+        """The mask as zeros and ones, through which gradients reach the scores."""
+        p = torch.sigmoid(self.scores)
+        passing = self.scores.flatten().argsort(descending=True)[: self.scores.numel() // 2]
+        hard = torch.zeros_like(p).view(-1).index_fill(0, passing, 1.0).view_as(p)
+        return p + (hard - p).detach()
+
+    def forward(self, x, context=None):
+        shift, log_scale = self._shift_and_log_scale(x, context)
+        return x * log_scale.exp() + shift, sum_dims(log_scale)
+
+    def inverse(self, z, context=None):
+        shift, log_scale = self._shift_and_log_scale(z, context)
+        return (z - shift) * (-log_scale).exp(), -sum_dims(log_scale)
+
+    def _shift_and_log_scale(self, x, context):
+        mask = self.mask()
+        seen = mask * x
+        if x.dim() == 4:
+            seen = torch.cat([seen, mask.expand(len(x), 1, -1, -1)], dim=1)
+        shift, raw = self.network(seen, context).to(x.dtype).chunk(2, dim=1)
+        return (1 - mask) * shift, (1 - mask) * self.rescale * torch.tanh(raw)
