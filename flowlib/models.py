@@ -74,6 +74,8 @@ def realnvp_mlp(shape=(1, 28, 28), depth=4, hidden=(64, 128, 128, 64), separate=
     tau        SoftLog with this threshold after the first normalisation: a pixel that was hardly ever inked has a tiny
                standard deviation, and ink on it would stand hundreds of those away from the rest
     """
+    if len(shape) != 3:
+        raise ValueError(f"shape must be (C, H, W), got {tuple(shape)}")
     C, H, W = shape
     D = C * H * W
     layers = [Dequantize(bits), Logit(), Flatten(shape)]
