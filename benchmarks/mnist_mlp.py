@@ -26,9 +26,10 @@ ROWS = [  # name, what changes, arguments of fit, arguments of realnvp_mlp
     ("eight", "and eight couplings, narrower", STEADY, {"depth": 8, "hidden": (52, 104, 104, 52), "separate": False, "norm": "actnorm"}),
     ("shallow", "and one hidden layer in each", STEADY, SHALLOW | {"norm": "actnorm"}),
     ("checkerboard", "and checkerboard masks", STEADY, SHALLOW | {"norm": "actnorm", "mask": "checkerboard"}),
-    ("random", "the same with random masks", STEADY, SHALLOW | {"norm": "actnorm", "mask": "random"}),
-    ("halves", "the same with halves", STEADY, SHALLOW | {"norm": "actnorm", "mask": "halves"}),
-    ("batchnorm", "checkerboard, with BatchNorm for ActNorm", STEADY, SHALLOW | {"norm": "batchnorm", "mask": "checkerboard"}),
+    ("softlog", "and SoftLog after the first ActNorm", STEADY, SHALLOW | {"norm": "actnorm", "mask": "checkerboard", "tau": 5.0}),
+    ("random", "random masks instead, without SoftLog", STEADY, SHALLOW | {"norm": "actnorm", "mask": "random"}),
+    ("halves", "halves instead, without SoftLog", STEADY, SHALLOW | {"norm": "actnorm", "mask": "halves"}),
+    ("batchnorm", "checkerboard and BatchNorm, without SoftLog", STEADY, SHALLOW | {"norm": "batchnorm", "mask": "checkerboard"}),
 ]
 
 

@@ -63,7 +63,7 @@ class FreshPoints:
 
     def interval(self, steps):
         """Steps between evaluations."""
-        return max(1, steps // 10)
+        return -(-steps // 10)
 
     def held_out(self):
         return []

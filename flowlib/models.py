@@ -3,7 +3,7 @@
 import functools
 import inspect
 
-from .bijections import ActNorm, BatchNorm, Chain, Dequantize, Diagonal, Flatten, Inverse, Logit, Squeeze
+from .bijections import ActNorm, BatchNorm, Chain, Dequantize, Diagonal, Flatten, Inverse, Logit, SoftLog, Squeeze
 from .common import whole_number
 from .coupling import AdditiveCoupling, AffineCoupling
 from .flow import Flow, MultiScale, VariationalDequantize
@@ -65,13 +65,17 @@ NORMS = {None: lambda D: [], "actnorm": lambda D: [ActNorm(D)], "batchnorm": lam
 
 
 @builder
-def realnvp_mlp(shape=(1, 28, 28), depth=4, hidden=(64, 128, 128, 64), separate=True, mask="alternating", norm=None, bits=8):
+def realnvp_mlp(shape=(1, 28, 28), depth=4, hidden=(64, 128, 128, 64), separate=True, mask="alternating", norm=None, tau=None, bits=8):
     """Real NVP for small images as vectors: preprocessing, then affine couplings with fully connected networks.
 
     separate   one network for the shift and one for the log-scale; False: one joint network with twice the outputs
     mask       "alternating" (columns, if W is even), "halves", "checkerboard", or "random" pairs of complements
     norm       None, "actnorm" or "batchnorm": a normalisation before every coupling
+    tau        SoftLog with this threshold after the first normalisation: a pixel that was hardly ever inked has a tiny
+               standard deviation, and ink on it would stand hundreds of those away from the rest
     """
+    if len(shape) != 3:
+        raise ValueError(f"shape must be (C, H, W), got {tuple(shape)}")
     C, H, W = shape
     D = C * H * W
     layers = [Dequantize(bits), Logit(), Flatten(shape)]
@@ -79,7 +83,8 @@ def realnvp_mlp(shape=(1, 28, 28), depth=4, hidden=(64, 128, 128, 64), separate=
         kept = _choose("mask", mask, VECTOR_MASKS)(C, H, W, i)
         n_in, n_out = int(kept.sum()), int((~kept).sum())
         network = SideBySide(MLP(n_in, n_out, hidden), MLP(n_in, n_out, hidden)) if separate else MLP(n_in, 2 * n_out, hidden)
-        layers += [*_choose("norm", norm, NORMS)(D), AffineCoupling(kept, network)]
+        tails = [SoftLog(tau)] if tau is not None and i == 0 else []
+        layers += [*_choose("norm", norm, NORMS)(D), *tails, AffineCoupling(kept, network)]
     return Flow(Chain(*layers), shape)
 
 

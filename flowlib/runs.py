@@ -27,14 +27,18 @@ class Run:
 
     def __init__(self, folder, config, resume, main=True):
         self.folder, self.main = Path(folder), main
-        config = json.loads(json.dumps(config))
+        self.config = json.loads(json.dumps(config))
         path = self.folder / "config.json"
         if main and path.exists():
             if not resume:
                 raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
-            _check_same(folder, json.loads(path.read_text()), config)
-        elif main:
-            checkpoints.write(path, json.dumps(config, indent=2).encode() + b"\n")
+            _check_same(folder, _parse(path, path.read_bytes()), self.config)
+
+    def begin(self):
+        """Write what was asked for; metrics of a run that was cut off before its first state are forgotten."""
+        if self.main:
+            checkpoints.write(self.folder / "config.json", json.dumps(self.config, indent=2).encode() + b"\n")
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
     def read_state(self):
         """The tensors and numbers that `write_state` stored last, or (None, None)."""
@@ -44,7 +48,7 @@ class Run:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["numbers"])  # noqa: SIM118
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete the folder and train anew") from error
 
     def write_state(self, tensors, numbers):
@@ -56,8 +60,8 @@ class Run:
     def read_metrics(self, up_to_step):
         """The metrics up to a step, as a list of dicts; lines of later steps, and a torn last line, are forgotten."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        metrics = [m for m in (json.loads(line) for line in lines if line.endswith("\n")) if m["step"] <= up_to_step]
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        metrics = [m for m in (_parse(path, line) for line in lines if line.endswith(b"\n")) if m["step"] <= up_to_step]
         if self.main:
             checkpoints.write(path, "".join(json.dumps(m) + "\n" for m in metrics).encode())
         return metrics
@@ -71,20 +75,29 @@ class Run:
         if flow.dequantize is not None:
             write_grid(flow.sample(36, seed=0), self.folder / "samples" / f"{metrics['step']:07d}.png")
         for name in ["last", "best"] if best else ["last"]:
-            checkpoints.save(flow, self.folder / f"{name}.safetensors", results=metrics)
+            checkpoints.save(flow, self.folder / f"{name}.safetensors", seed=self.config["seed"], results=metrics)
 
 
 def write_grid(images, path):
     """uint8 images (n, C, H, W) as one PNG, six to a row with a pixel between them."""
-    from torchvision.io import write_png
+    from PIL import Image
     from torchvision.utils import make_grid
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_png(make_grid(images.cpu(), nrow=6, padding=1, pad_value=128), str(path))
+    grid = make_grid(images.cpu(), nrow=6, padding=1, pad_value=128)
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(path)
+
+
+def _parse(path, line):
+    """The dict on a line of JSON."""
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete the folder and train anew") from error
 
 
 def _check_same(folder, stored, asked):
-    for name in stored.keys() | asked.keys():
+    for name in {**stored, **asked}:
         if stored.get(name) != asked.get(name):
             raise ValueError(
                 f"{folder} was started with {name}={stored.get(name)}, and is to go on with {asked.get(name)}: "

@@ -76,9 +76,10 @@ class Settings:
     def __post_init__(self):
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise ValueError(f"unknown precision {self.precision!r}; there are auto, bfloat16, float32")
-        whole_number("steps", self.steps, at_least=1)
+        self.steps = whole_number("steps", self.steps, at_least=1)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        self.lr = float(self.lr)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
         if self.clip is not None and not self.clip > 0:
@@ -125,7 +126,8 @@ def fit(
     batch_size  rows per update, over all processes together
     lr, betas   Adam's; schedule "cosine": lr rises over the first 5 % of the steps and falls to 0 along a cosine; or "constant"
     clip        largest norm of the gradient of all weights together
-    ema         decay of an exponential moving average of the weights, 0.999 say; the flow ends with the averaged weights
+    ema         decay of an exponential moving average of the weights, 0.999 say, and less in the first steps, which are soon
+                forgotten; the flow ends with the averaged weights
     validation  rows held out from the end of the data; their loss is reported after every epoch
     precision   "bfloat16": the networks of the couplings compute in it, all else in float32, as evaluation does; "float32";
                 "auto": bfloat16 for convolutional networks on hardware that has it
@@ -148,7 +150,11 @@ def fit(
         raise ValueError("give steps or epochs, not both")
     if run is not None and seed is None:
         raise ValueError("a run that can be resumed needs a seed: seed=0, say")
-    accelerator, home = Accelerator(cpu=not torch.cuda.is_available()), next(flow.parameters()).device
+    if resume and run is None:
+        raise ValueError("resume=True needs the folder of the run to go on with: run=...")
+    if not any(True for _ in flow.parameters()):
+        raise ValueError("there is nothing to train: this flow has no parameters")
+    accelerator, home = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no"), next(flow.parameters()).device
     seed = _settled_seed(seed, accelerator)
     try:
         flow.to(accelerator.device)
@@ -179,8 +185,9 @@ def _settled_seed(seed, accelerator):
 
 def _config(flow, data, settings):
     """What a run's folder remembers of what was asked for."""
-    named = repr(data) if isinstance(data, Density) else getattr(data, "name", type(data).__name__)
-    return {**require_builder(flow), "data": named, **asdict(settings)}
+    named = repr(data) if isinstance(data, Density) else getattr(data, "name", None) or type(data).__name__
+    rows = None if hasattr(data, "sample") else len(getattr(data, "train", data))
+    return {**require_builder(flow), "data": named, "rows": rows, **asdict(settings)}
 
 
 @contextlib.contextmanager
@@ -263,7 +270,7 @@ class _Training:
         self.optimizer.step()
         if settings.ema:
             with torch.no_grad():
-                torch._foreach_lerp_(*self.averaging, 1 - settings.ema)
+                torch._foreach_lerp_(*self.averaging, 1 - min(settings.ema, (1 + step) / (10 + step)))
         self.losses.append(loss.detach())
 
     def _share(self, batch):
@@ -333,6 +340,7 @@ class _Training:
         """Take up the state that an earlier call left in the folder, if there is one."""
         tensors, numbers = self.folder.read_state()
         if tensors is None:
+            self.folder.begin()
             return
         part = lambda prefix: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}  # noqa: E731
         self.flow.load_state_dict(part("flow."))
@@ -368,12 +376,14 @@ def reestimate_statistics(flow, batches):
         return
     flow.train()
     momenta = [norm.momentum for norm in norms]
-    for i, batch in enumerate(batches):
-        for norm in norms:
-            norm.momentum = 1 / (i + 1)  # running statistics become the plain mean of those of the batches
-        flow(*batch)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
+    try:
+        for i, batch in enumerate(batches):
+            for norm in norms:
+                norm.momentum = 1 / (i + 1)  # running statistics become the plain mean of those of the batches
+            flow(*batch)
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
 
 
 @torch.no_grad()

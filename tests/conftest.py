@@ -1,6 +1,9 @@
+import os
+
 import pytest
 import torch
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # many tests compare bits with a loop on the CPU
 torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
 
 

@@ -9,7 +9,7 @@ import torch
 from helpers import assert_close, log_slope, randomise
 
 from flowlib import masks, models
-from flowlib.bijections import ActNorm, BatchNorm, Bijection, Chain, Diagonal, Inverse, Logit, Permute, SoftLog
+from flowlib.bijections import ActNorm, BatchNorm, Bijection, Chain, Dequantize, Diagonal, Flatten, Inverse, Logit, Permute, SoftLog
 from flowlib.coupling import AdditiveCoupling, AffineCoupling
 from flowlib.networks import MLP
 
@@ -85,6 +85,7 @@ CASES = {
     "Diagonal": Case(Diagonal),
     "BatchNorm": Case(BatchNorm),
     "ActNorm": Case(ActNorm),
+    "Flatten": Case(lambda D: Flatten((D,))),
     "Permute": Case(lambda D: Permute(torch.randperm(D))),
     "Chain": Case(mixed_chain, context_features=CONTEXT),
     "Inverse Chain": Case(lambda D: Inverse(Chain(*mixed_chain(D)[:-1])), context_features=CONTEXT),
@@ -232,6 +233,117 @@ def test_a_chain_is_indexed_sliced_and_iterated():
 def test_an_empty_chain_is_refused():
     with pytest.raises(ValueError, match="at least one bijection"):
         Chain()
+
+
+# Dequantize
+
+every_bits = pytest.mark.parametrize("bits", range(1, 9))
+
+
+def all_values(bits):
+    """Every value that images of so many bits hold, one in each image of one pixel."""
+    return torch.arange(2**bits).to(torch.uint8).view(-1, 1, 1, 1)
+
+
+@every_bits
+def test_dequantize_adds_its_noise_and_divides_by_the_number_of_levels(bits):
+    x = torch.randint(0, 2**bits, (5, 3, 2, 4), dtype=torch.uint8)
+    noise = torch.rand(5, 3, 2, 4)
+    y, log_det = Dequantize(bits)(x, noise=noise)
+    assert_close(y, (x.float() + noise) / 2**bits, 1e-7)
+    assert_close(log_det, torch.full((5,), -24 * math.log(2**bits)), 1e-6)
+    assert y.dtype == log_det.dtype == torch.float32
+
+
+@every_bits
+def test_dequantize_at_bin_centres_is_undone_exactly(bits):
+    dequantize, x = Dequantize(bits), all_values(bits)
+    y, log_det = dequantize(x, noise=0.5)
+    returned, log_det_back = dequantize.inverse(y)
+    assert returned.dtype == torch.uint8
+    assert torch.equal(returned, x)
+    assert torch.equal(log_det_back, -log_det)
+    assert_close(y.flatten().double(), (torch.arange(2**bits) + 0.5).double() / 2**bits, 1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dequantize_draws_uniform_noise_that_stays_within_the_bin(dtype):
+    dequantize, x = Dequantize().to(dtype), torch.randint(0, 256, (20_000, 1), dtype=torch.uint8)
+    y, log_det = dequantize(x)
+    noise = 256 * y - x
+    assert y.dtype == log_det.dtype == dtype
+    assert noise.min() >= 0
+    assert noise.max() <= 1
+    assert abs(noise.mean() - 1 / 2) < 5 / (12 * 20_000) ** 0.5
+    assert noise.unique().numel() > 10_000
+    assert ((noise * 2**24) % 1).any() == (dtype == torch.float64)
+    torch.manual_seed(3)
+    first, second = dequantize(x)[0], dequantize(x)[0]
+    torch.manual_seed(3)
+    assert torch.equal(dequantize(x)[0], first)
+    assert not torch.equal(first, second)
+
+
+def test_dequantize_in_float64_keeps_what_float32_rounds_away():
+    noise = torch.full((1, 1), 1e-9, dtype=torch.float64)
+    y, log_det = Dequantize().double()(torch.tensor([[200]], dtype=torch.uint8), noise=noise)
+    assert (256 * y - 200).item() == pytest.approx(1e-9, rel=1e-3)
+    assert log_det.item() == pytest.approx(-math.log(256), abs=1e-14)
+
+
+@every_bits
+def test_dequantize_keeps_what_lies_outside_the_unit_interval_within_its_levels(bits):
+    top = 2**bits - 1
+    y = torch.tensor([[-7.0], [-1e-6], [0.0], [1 - 2**-24], [1.0], [1.5], [1e9]])
+    assert Dequantize(bits).inverse(y)[0].flatten().tolist() == [0, 0, 0, top, top, top, top]
+
+
+def test_the_largest_noise_there_is_rounds_to_one_and_stays_finite_through_logit():
+    white = torch.full((1, 4), 255, dtype=torch.uint8)
+    chain = Chain(Dequantize(), Logit())
+    y = chain[0](white, noise=torch.full((1, 4), 1 - 2**-24))[0]
+    assert torch.equal(y, torch.ones(1, 4))
+    assert chain[1](y)[0].isfinite().all()
+    assert torch.equal(chain.inverse(chain[1](y)[0])[0], white)
+
+
+@pytest.mark.parametrize("bits", [0, -1, 2.5, True, "8", None])
+def test_dequantize_refuses_senseless_bits(bits):
+    with pytest.raises(ValueError, match="bits must be a whole number of at least 1, got"):
+        Dequantize(bits)
+
+
+@pytest.mark.parametrize("bits", [9, 16])
+def test_dequantize_refuses_more_bits_than_uint8_has(bits):
+    with pytest.raises(ValueError, match=f"uint8 images hold at most 8 bits, got bits={bits}"):
+        Dequantize(bits)
+
+
+def test_dequantize_has_nothing_to_store():
+    assert Dequantize().state_dict() == {}
+
+
+# Flatten
+
+
+def test_flatten_reads_row_by_row_and_back():
+    x = torch.arange(24.0).view(2, 3, 2, 2)
+    flatten = Flatten((3, 2, 2))
+    z, log_det = flatten(x)
+    assert z.tolist() == [list(range(12)), list(range(12, 24))]
+    assert torch.equal(log_det, torch.zeros(2))
+    assert torch.equal(flatten.inverse(z)[0], x)
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 2, 3), (5, 12), (5, 3, 2, 2, 1), (3, 2, 2)])
+def test_flatten_refuses_another_shape(shape):
+    with pytest.raises(ValueError, match=r"this layer takes \(B, 3, 2, 2\), got"):
+        Flatten((3, 2, 2))(torch.zeros(shape))
+
+
+def test_flatten_refuses_vectors_of_another_width_on_the_way_back():
+    with pytest.raises(ValueError, match=r"takes \(B, 12\)"):
+        Flatten((3, 2, 2)).inverse(torch.zeros(4, 11))
 
 
 # Logit

@@ -2,11 +2,12 @@ import math
 
 import pytest
 import torch
-from helpers import assert_close, randomise
+from helpers import assert_close, log_slope, randomise
 from torch.distributions import Independent, Normal
 
 from flowlib import Flow, models
-from flowlib.bijections import ActNorm, Chain, Diagonal, Logit, SoftLog
+from flowlib.bijections import ActNorm, Chain, Dequantize, Diagonal, Flatten, Logit, SoftLog
+from flowlib.models import NORMS, VECTOR_MASKS
 
 FLOWS = {
     "nice_2d": lambda: randomise(models.nice_2d(), size=0.05),
@@ -310,3 +311,179 @@ def test_a_flow_of_unit_interval_data_has_all_its_mass_there():
     x = ((torch.arange(2_000) + 0.5) / 2_000)[:, None]
     end = torch.tensor(0.95).logit()
     assert flow.log_prob(x).exp().mean().item() == pytest.approx((2 * Normal(0.0, 1.0).cdf(end) - 1).item(), abs=1e-5)
+
+
+# Flows of images
+
+SHAPE = (1, 4, 4)
+ALL_VALUES = torch.arange(256).to(torch.uint8).view(16, *SHAPE)
+every_mask = pytest.mark.parametrize("mask", VECTOR_MASKS)
+every_norm = pytest.mark.parametrize("norm", NORMS)
+separate_or_joint = pytest.mark.parametrize("separate", [True, False], ids=["separate", "joint"])
+
+
+def image_flow(shape=SHAPE, **arguments):
+    torch.manual_seed(0)
+    return randomise(models.realnvp_mlp(shape, **{"depth": 3, "hidden": (8,), **arguments}))
+
+
+@separate_or_joint
+@every_norm
+@every_mask
+def test_log_det_of_an_image_flow_is_that_of_the_jacobian(mask, norm, separate):
+    flow = image_flow(mask=mask, norm=norm, separate=separate).double()
+    y = torch.rand(3, 16, dtype=torch.float64)
+    z, log_det = flow.bijection[1:](y.view(3, *SHAPE))
+    assert_close(log_det.detach(), log_slope(lambda rows: flow.bijection[1:](rows.view(-1, *SHAPE))[0], y), 1e-9)
+    x, back = flow.bijection[1:].inverse(z)
+    assert_close(x.detach().flatten(1), y, 1e-9)
+    assert_close(back.detach(), -log_det.detach(), 1e-9)
+
+
+@separate_or_joint
+@every_norm
+@every_mask
+def test_an_image_is_encoded_and_decoded_to_the_same_values(mask, norm, separate):
+    flow = image_flow(mask=mask, norm=norm, separate=separate)
+    z = flow.encode(ALL_VALUES)
+    assert z.shape == (16, 16)
+    assert torch.equal(flow.inverse(z)[0], ALL_VALUES)
+    assert torch.equal(z, flow.encode(ALL_VALUES))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("shape", [(3, 2, 4), (2, 3, 3), (1, 1, 2)])
+def test_image_flows_of_any_shape_and_bits_encode_and_decode(shape, bits):
+    flow = image_flow(shape, bits=bits)
+    images = torch.randint(0, 2**bits, (20, *shape), dtype=torch.uint8)
+    assert torch.equal(flow.inverse(flow.encode(images))[0], images)
+    assert int(flow.sample(50, seed=0).max()) < 2**bits
+
+
+def test_samples_of_an_image_flow_are_images_that_its_seed_reproduces():
+    flow = image_flow()
+    first, again, other = (flow.sample(30, seed=seed) for seed in (1, 1, 2))
+    assert first.dtype == torch.uint8
+    assert first.shape == (30, *SHAPE)
+    assert first.unique().numel() > 100
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_seed_fixes_the_noise_of_log_prob_and_without_one_the_global_generator_governs():
+    flow = image_flow()
+    with torch.no_grad():
+        assert torch.equal(flow.log_prob(ALL_VALUES, seed=4), flow.log_prob(ALL_VALUES, seed=4))
+        assert not torch.equal(flow.log_prob(ALL_VALUES, seed=4), flow.log_prob(ALL_VALUES, seed=5))
+        draws = [(torch.manual_seed(5), flow.log_prob(ALL_VALUES))[1] for _ in range(2)]
+        assert torch.equal(*draws)
+        assert not torch.equal(draws[0], flow.log_prob(ALL_VALUES))
+        state = torch.get_rng_state()
+        flow.log_prob(ALL_VALUES, seed=4)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_log_prob_of_images_is_that_of_the_noisy_image_less_its_bins():
+    flow = image_flow(norm="actnorm")
+    noise = flow.draw_noise(16, torch.Generator().manual_seed(9))
+    z, log_det = flow.bijection[1:]((ALL_VALUES + noise) / 256)
+    expected = Independent(Normal(torch.zeros(16), 1.0), 1).log_prob(z) + log_det - 16 * math.log(256)
+    assert_close(flow.log_prob(ALL_VALUES, seed=9), expected, 1e-6)
+    assert noise.shape == (16, *SHAPE)
+    assert noise.min() >= 0 and noise.max() < 1
+
+
+def test_image_flows_work_in_float64():
+    flow = image_flow()
+    with torch.no_grad():
+        narrow = torch.stack([flow.log_prob(ALL_VALUES, seed=seed) for seed in range(200)]).double().mean(0)
+        wide = torch.stack([flow.double().log_prob(ALL_VALUES, seed=seed) for seed in range(200)])
+    assert wide.dtype == flow.draw_noise(1).dtype == torch.float64
+    assert ((wide.mean(0) - narrow).abs() < 10 * wide.std(0) / 200**0.5).all()
+    assert torch.equal(flow.inverse(flow.encode(ALL_VALUES))[0], ALL_VALUES)
+
+
+def test_trace_of_an_image_flow_goes_through_bin_centres():
+    flow = image_flow(norm="actnorm")
+    states = flow.trace(ALL_VALUES)
+    assert len(states) == len(flow.bijection) + 1
+    assert torch.equal(states[0], ALL_VALUES)
+    assert torch.equal(states[1], (ALL_VALUES + 0.5) / 256)
+    assert torch.equal(states[-1], flow.encode(ALL_VALUES))
+
+
+def test_temperature_zero_gives_one_image():
+    assert image_flow().sample(9, temperature=0.0).unique(dim=0).shape == (1, *SHAPE)
+
+
+def test_an_image_flow_starts_as_its_preprocessing():
+    flow = models.realnvp_mlp(SHAPE, depth=2, hidden=(8,)).eval()
+    expected = ((ALL_VALUES + 0.5) / 256 * 0.9 + 0.05).logit().flatten(1)
+    assert_close(flow.encode(ALL_VALUES), expected, 1e-5)
+
+
+@pytest.mark.parametrize("mask", ["alternating", "halves", "checkerboard", "random"])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 3, 3)])
+def test_couplings_take_turns_so_that_every_value_is_changed(mask, shape):
+    flow = models.realnvp_mlp(shape, depth=4, hidden=(4,), mask=mask)
+    kept = [layer.mask for layer in flow.bijection if hasattr(layer, "mask")]
+    assert len(kept) == 4
+    assert torch.equal(kept[0], ~kept[1])
+    assert torch.equal(kept[2], ~kept[3])
+    if mask == "random":
+        assert not torch.equal(kept[0], kept[2])
+
+
+def test_a_checkerboard_of_images_is_the_same_in_every_channel():
+    mask = models.realnvp_mlp((2, 2, 3), depth=1, mask="checkerboard").bijection[-1].mask
+    assert mask.view(2, 2, 3).int().tolist() == [[[1, 0, 1], [0, 1, 0]]] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int8, torch.bool])
+def test_images_that_are_not_uint8_are_refused(dtype):
+    with pytest.raises(ValueError, match=rf"begins with Dequantize, so it takes uint8 images, got {dtype}"):
+        image_flow().log_prob(torch.zeros(2, *SHAPE, dtype=dtype))
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_values_too_large_for_the_bits_are_refused(bits):
+    images = torch.full((2, *SHAPE), 2**bits - 1, dtype=torch.uint8)
+    flow = image_flow(bits=bits)
+    assert flow.log_prob(images).isfinite().all()
+    images[1, 0, 3, 3] += 1
+    with pytest.raises(ValueError, match=rf"begins with Dequantize\(bits={bits}\), so it takes 0 \.\.\. {2**bits - 1}, got {2**bits}"):
+        flow.log_prob(images)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (2, 4, 4), (2, 1, 4, 3), (2, 3, 4, 4)])
+def test_images_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"takes data of shape \(B, 1, 4, 4\), got"):
+        image_flow().log_prob(torch.zeros(shape, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask": "stripes"}, "unknown mask 'stripes'; there are alternating, halves, checkerboard, random"),
+        ({"norm": "layernorm"}, "unknown norm 'layernorm'; there are None, actnorm, batchnorm"),
+        ({"bits": 9}, "uint8 images hold at most 8 bits, got bits=9"),
+        ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
+        ({"hidden": 8}, "hidden must list the widths of the hidden layers"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_image_flow_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.realnvp_mlp(SHAPE, **arguments)
+
+
+def test_a_flow_of_images_has_no_torch_distribution():
+    with pytest.raises(ValueError, match="begins with Dequantize gives integers"):
+        image_flow().distribution()
+
+
+def test_dequantize_is_found_only_in_the_first_place():
+    assert Flow(Chain(Diagonal(2)), shape=(2,)).dequantize is None
+    assert Flow(Diagonal(2), shape=(2,)).draw_noise(3) is None
+    flow = Flow(Chain(Dequantize(3), Flatten(SHAPE)), SHAPE)
+    assert flow.dequantize is flow.bijection[0]

@@ -30,6 +30,20 @@ def test_random_passes_half_rounded_down_and_obeys_its_seed(D):
     assert torch.equal(mask, masks.random(D, seed=3))
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("H", "W"), [(1, 1), (1, 5), (4, 4), (3, 5), (28, 28)])
+def test_checkerboard_passes_the_fields_whose_row_and_column_add_up_to_an_even_number(H, W, flip):
+    mask = masks.checkerboard(H, W, flip)
+    assert mask.dtype == torch.bool
+    assert mask.tolist() == [[((row + column) % 2 == 0) != flip for column in range(W)] for row in range(H)]
+
+
+@pytest.mark.parametrize(("H", "W", "name"), [(0, 4, "H"), (4, 0, "W"), (2.0, 4, "H"), (4, True, "W")])
+def test_a_senseless_board_is_refused(H, W, name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
+        masks.checkerboard(H, W)
+
+
 def test_random_reaches_every_dimension_over_seeds():
     drawn = torch.stack([masks.random(6, seed=seed) for seed in range(40)])
     assert drawn.any(0).all()

@@ -23,7 +23,6 @@ def test_a_shipped_flow_scores_what_its_card_says_on_the_first_1000_test_images(
     images = load_or_skip(IMAGES[name]["data"])
     figures = recipes.score(checkpoints.load(name), images, limit=1_000)
     assert figures["bits_per_dim"] == pytest.approx(IMAGES[name]["bits_per_dim_first_1000"], abs=0.01)
-    assert figures["bits_per_dim"] == pytest.approx(IMAGES[name]["bits_per_dim"], abs=4 * figures["bits_per_dim_standard_error"])
 
 
 def test_the_better_mlp_beats_the_plain_one_by_a_tenth_of_a_bit_in_no_more_time():
