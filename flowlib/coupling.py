@@ -27,7 +27,7 @@ class Coupling(Bijection):
             given = f"{mask.dtype} of shape {tuple(mask.shape)}" if torch.is_tensor(mask) else f"a {type(mask).__name__}"
             raise ValueError(f"a coupling mask must be a boolean vector or a boolean board (H, W), got {given}")
         if mask.all():
-            raise ValueError(f"this mask leaves nothing to transform: all {mask.numel()} of its entries pass through")
+            raise ValueError(f"this mask leaves nothing to transform: all {mask.numel()} dimensions pass through")
         self.network = network
         self.register_buffer("mask", mask)
         self.board = mask.dim() == 2
@@ -45,7 +45,7 @@ class Coupling(Bijection):
 
     def split(self, x):
         """x -> what the network sees, and what is transformed: the other dimensions or channels; for a board, all of x."""
-        fits = x.dim() == 4 and x.shape[2:] == self.mask.shape if self.board else x.dim() > 1 and x.shape[1] == len(self.mask)
+        fits = x.dim() == 4 and x.shape[2:] == self.mask.shape if self.board else x.dim() in (2, 4) and x.shape[1] == len(self.mask)
         if not fits:
             expected = f"(B, C, {self.mask.shape[0]}, {self.mask.shape[1]})" if self.board else f"(B, {len(self.mask)})"
             raise ValueError(f"this coupling takes {expected}, got {tuple(x.shape)}")

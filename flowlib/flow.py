@@ -212,11 +212,11 @@ class MultiScale(Bijection):
 class VariationalDequantize(Dequantize):
     """`Dequantize` with noise that a small flow has learned to shape to the image (Flow++, Ho et al., arXiv 1902.00275, section 3.1).
 
-    `bijection` takes noise u in (0, 1), (B, C, H, W), to Gaussian e, given the image in [-1, 1] as its context; it begins
-    with a Logit of alpha 0. The noise is drawn by its inverse, so its layers must have one while they train.
+    `bijection` takes uniform noise v in (0, 1), (B, C, H, W), to noise u in (0, 1), with the image in [-1, 1] as its context;
+    as the identity, where its couplings start, it leaves `Dequantize`.
 
-    forward   y = (x + u) / L,  u = g^-1(e; x),  e ~ N(0, I)
-    log_det   -D log L - log q(u | x),  log q(u | x) = log N(e; 0, I) - log |det du/de|
+    forward   y = (x + u) / L,  u = g(v; x),  v ~ U(0, 1)
+    log_det   -D log L - log q(u | x),  -log q(u | x) = log |det du/dv|
     inverse   x = floor(L y), as in `Dequantize`
     """
 
@@ -225,17 +225,14 @@ class VariationalDequantize(Dequantize):
         self.bijection = bijection
 
     def forward(self, x, context=None, noise=None):
-        """x -> (y, log_det); `noise` is drawn unless given: Gaussian values shaped like x, or 0.5 for the bin centres."""
+        """x -> (y, log_det); `noise` is drawn unless given: values v in [0, 1) shaped like x, or 0.5 for the bin centres."""
         if not torch.is_tensor(noise) and noise is not None:
             return super().forward(x, context, noise)
-        e = self.draw_noise(x.shape) if noise is None else noise
-        u, log_det = self.bijection.inverse(e, 2 * (x.to(e.dtype) + 0.5) / self.levels - 1)
+        v = self.draw_noise(x.shape) if noise is None else noise
+        v = v.clamp(1e-6, 1 - 1e-6)  # the logit of 0 is infinite
+        u, log_det = self.bijection(v, 2 * (x.to(v.dtype) + 0.5) / self.levels - 1)
         y, log_volume = super().forward(x, context, u)
-        return y, log_volume - standard_normal_log_prob(e.flatten(1)) + log_det
-
-    def draw_noise(self, shape, generator=None):
-        device = self.levels.device if generator is None else generator.device
-        return torch.randn(shape, generator=generator, dtype=self.levels.dtype, device=device).to(self.levels.device)
+        return y, log_volume + log_det
 
 
 class FlowDistribution(Distribution):

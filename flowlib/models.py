@@ -99,7 +99,7 @@ def realnvp_image(shape=(3, 32, 32), scales=2, width=64, blocks=8, doubling=True
     """
     C, H, W = shape
     noise = [_image_coupling(C, checkerboard(H, W, flip=i % 2 == 1), width // 2, 2, context=C) for i in range(variational)]
-    dequantize = VariationalDequantize(Chain(Logit(0.0), *noise), bits) if variational else Dequantize(bits)
+    dequantize = VariationalDequantize(Chain(Logit(0.0), *noise, Inverse(Logit(0.0))), bits) if variational else Dequantize(bits)
     levels = []
     for k in range(whole_number("scales", scales, at_least=1)):
         last = k == scales - 1

@@ -101,10 +101,10 @@ def test_a_mask_with_nothing_to_transform_is_refused(kind, D):
 
 @every_kind
 @pytest.mark.parametrize(
-    "mask", [torch.tensor([1, 0]), torch.tensor([1.0, 0.0]), torch.tensor([[True, False]]), torch.tensor(True), [True, False]], ids=repr
+    "mask", [torch.tensor([1, 0]), torch.tensor([1.0, 0.0]), torch.ones(1, 2, 2).bool(), torch.tensor(True), [True, False]], ids=repr
 )
-def test_a_mask_that_is_no_boolean_vector_is_refused(kind, mask):
-    with pytest.raises(ValueError, match="must be a boolean vector, got"):
+def test_a_mask_that_is_no_boolean_vector_or_board_is_refused(kind, mask):
+    with pytest.raises(ValueError, match="must be a boolean vector or a boolean board"):
         kind(mask, MLP(1, 2))
 
 
