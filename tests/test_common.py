@@ -10,8 +10,8 @@ import flowlib
 from flowlib.common import budget, generator, whole_number
 
 PACKAGE = Path(flowlib.__file__).parent
-FLOORS = ["common", "masks", "networks", "bijections", "coupling", "flow", "models", "losses", "data", "checkpoints", "plotting", "training"]
-FLOORS += ["checks", "widgets", "estimator", "recipes", "__main__"]
+FLOORS = ["common", "masks", "networks", "bijections", "coupling", "flow", "models", "losses", "data", "checkpoints", "plotting"]
+FLOORS += ["batches", "runs", "training", "checks", "widgets", "estimator", "recipes", "__main__"]
 HEAVY = ["matplotlib", "sklearn", "tqdm.auto", "safetensors", "ipywidgets"]  # plain tqdm comes with torch
 
 

@@ -179,9 +179,8 @@ def test_the_learning_rate_follows_its_schedule(schedule, expected):
 
 def test_the_average_is_the_one_worked_out_by_hand():
     flow = small_flow(norm="actnorm")
-    first, *others = (
-        dict(snapshot.flow.named_parameters()) for snapshot in quick_fit(flow, steps=60, ema=0.8, snapshots=61, schedule="constant").snapshots
-    )
+    snapshots = quick_fit(flow, steps=60, ema=0.8, snapshots=61, schedule="constant").snapshots
+    first, *others = (dict(snapshot.flow.named_parameters()) for snapshot in snapshots)
     average = {name: weight.double() for name, weight in first.items()}
     for step, weights in enumerate(others):
         decay = min(0.8, (1 + step) / (10 + step))

@@ -4,51 +4,76 @@ import math
 
 import torch
 
-from flowlib import masks
+from flowlib import checkpoints, losses
 
 
-def check_exercise_1(missing_nats, corrected):
-    """The missing log 256 per dimension, and the corrected figure."""
-    if missing_nats is None:
+def check_exercise_1(bits):
+    """Bits/dim from the log-density of y = (x + u) / levels in [0, 1)^D."""
+    value = bits(torch.zeros(3), 784, 256)
+    if value is None:
         return print("Exercise 1: not answered yet")
-    right = -784 * math.log(256)
-    message = f"one grey level is 1/256 wide, so log P = log p - 784 log 256 = log p {right:.1f}; got {missing_nats:.1f}"
-    assert abs(missing_nats - right) < 1, message
-    assert abs(corrected - 1.9) < 0.01, f"784 log 256 nats are 8 bits per dimension, so the figure is -6.1 + 8, got {corrected:.2f}"
+    value = torch.as_tensor(value)
+    assert value.shape == (3,), f"one figure for each image: expected shape (3,), got {tuple(value.shape)}"
+    assert torch.allclose(value, torch.full((3,), 8.0)), f"density 1 everywhere means 256 equally likely values, 8 bits; got {value[0]:.3f}"
+    coarse = float(torch.as_tensor(bits(torch.zeros(1), 12, 32)))
+    assert abs(coarse - 5) < 1e-5, f"with 32 levels a density of 1 means 5 bits, got {coarse:.3f}"
+    doubled = float(torch.as_tensor(bits(torch.full((1,), 10 * math.log(2)), 10, 256)))
+    assert abs(doubled - 7) < 1e-5, f"twice the density in each of 10 dimensions saves one bit in each: expected 7, got {doubled:.3f}"
     print("Exercise 1: passed")
 
 
-def check_exercise_2(mask, with_rows, with_checkerboard):
-    """A mask of rows, and how many hidden pixels have all their neighbours visible."""
-    if mask is None:
+def check_exercise_2(rows, changed, odd_width):
+    """A mask of rows, the pixels that it changes, and what alternating(D) looks like when the width is odd."""
+    if rows is None:
         return print("Exercise 2: not answered yet")
-    assert mask.shape == (784,) and mask.dtype == torch.bool, f"the mask should be a boolean vector of 784, got {mask.dtype} {tuple(mask.shape)}"
-    rows = mask.view(28, 28)
-    assert rows[::2].all() and not rows[1::2].any(), "even rows should pass through, odd rows should not"
-    for name, given, board in [("rows", with_rows, rows), ("the checkerboard", with_checkerboard, masks.checkerboard(28, 28))]:
-        padded = torch.ones(30, 30, dtype=torch.bool)
-        padded[1:-1, 1:-1] = board
-        around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        right = int((~board & around).sum())
-        assert given == right, f"for {name} {right} hidden pixels see all of their neighbours, got {given}"
+    for H, W in [(28, 28), (5, 4), (4, 7)]:
+        for flip in (False, True):
+            mask = rows(H, W, flip=flip)
+            assert torch.is_tensor(mask) and mask.dtype == torch.bool, "the mask should be a boolean tensor"
+            assert mask.shape == (H * W,), f"for {H} x {W} pixels the mask should have shape ({H * W},), got {tuple(mask.shape)}"
+            board = mask.view(H, W)
+            assert (board == board[:, :1]).all(), "all pixels of a row should share one value: look at mask.view(H, W)"
+            expected = [(row % 2 == 0) != flip for row in range(H)]
+            assert board[:, 0].tolist() == expected, f"with flip={flip} the first rows should be {expected[:3]}, got {board[:3, 0].tolist()}"
+    assert changed == 392, f"a coupling changes the pixels where the mask is False: half of 784, got {changed}"
+    assert odd_width == "checkerboard", "draw masks.alternating(27 * 27).view(27, 27): the colour of the first pixel differs from row to row"
     print("Exercise 2: passed")
 
 
-def check_exercise_3(flow, figure, ignorance):
-    """A flow of 5-bit images."""
+def check_exercise_3(flow, bits5, bits8, images):
+    """A flow of 5-bit images, its bits/dim, and what it would need for all 8 bits."""
     if flow is None:
         return print("Exercise 3: not answered yet")
-    assert flow.dequantize.bits == 5, f"the flow should begin with Dequantize(bits=5), got bits={flow.dequantize.bits}"
-    assert flow.sample(4, seed=0).max() < 32, "samples of a 5-bit flow lie in 0 ... 31"
-    assert abs(ignorance - 5) < 1e-6, f"a model that knows nothing needs log2(32) = 5 bits per dimension, got {ignorance}"
-    assert 0 < figure < 5, f"a trained flow should be between 0 and ignorance, got {figure:.3f}"
+    assert flow.dequantize is not None and flow.dequantize.bits == 5, "the flow should begin with Dequantize(bits=5): use realnvp_mlp(bits=5)"
+    x = images.test[:200] >> 3
+    with torch.no_grad():
+        measured = losses.bits_per_dim(flow.log_prob(x, seed=0), x.shape[1:]).mean().item()
+    assert abs(bits5 - measured) < 0.1, f"on the first 200 test images >> 3 the checker finds {measured:.3f} bits/dim, you gave {bits5:.3f}"
+    assert measured < 5, f"5 bits/dim is what knowing nothing costs; this flow needs {measured:.2f}: train it longer"
+    assert abs(bits8 - bits5 - 3) < 1e-3, "three bits that are equally likely cost exactly three more bits per dimension"
     print("Exercise 3: passed")
 
 
-def check_exercise_4(bits_too_low):
-    """Noise that fills half a cell."""
-    if bits_too_low is None:
+def check_exercise_4(too_low, total):
+    """Noise over half of every cell."""
+    if too_low is None:
         return print("Exercise 4: not answered yet")
-    message = f"the density can be twice as large on half of the cell, which is worth log 2 nats per dimension; got {bits_too_low} bits"
-    assert abs(bits_too_low - 1) < 1e-6, message
+    message = "the density may be twice as high where the noise goes, in each dimension: what is log2 of that?"
+    assert abs(float(too_low) - 1) < 1e-6, f"{message} You gave {float(too_low):.3f}"
+    message = "each value is given twice the mass of its half cell, so the sum is twice 1"
+    assert abs(float(total) - 2) < 1e-6, f"{message}; you gave {float(total):.3f}"
     print("Exercise 4: passed")
+
+
+def check_exercise_5(curve, images):
+    """The bound of mnist_mlp against the number of draws."""
+    if curve is None:
+        return print("Exercise 5: not answered yet")
+    assert sorted(curve) == [1, 2, 4, 8, 16], f"the keys should be 1, 2, 4, 8 and 16, got {sorted(curve)}"
+    values = [float(curve[k]) for k in sorted(curve)]
+    one = losses.importance_bits_per_dim(checkpoints.load("mnist_mlp"), images.test[:100], 1, seed=3).mean().item()
+    assert abs(values[0] - one) < 0.05, f"one draw on the first 100 test images gives about {one:.3f} bits/dim, you gave {values[0]:.3f}"
+    rises = [(k, b - a) for k, a, b in zip((2, 4, 8, 16), values, values[1:]) if b > a + 0.01]
+    assert not rises, f"more draws cannot cost more bits, up to noise; your figure rises by {rises[0][1]:.3f} at k = {rises[0][0]}" if rises else ""
+    assert values[-1] < values[0], "16 draws should come out below one draw"
+    print("Exercise 5: passed")
