@@ -11,7 +11,7 @@ from .common import whole_number
 
 __all__ = ["make_batches", "FreshPoints", "ShuffledRows"]
 
-ORDER, NOISE, POINTS, VALIDATION = range(4)
+ORDER, NOISE, POINTS, VALIDATION, FLIPS = range(5)
 
 
 def stream(seed, purpose, number, device="cpu"):
@@ -20,10 +20,12 @@ def stream(seed, purpose, number, device="cpu"):
     return torch.Generator(device).manual_seed(int(state[0] >> 1))
 
 
-def make_batches(flow, data, context, batch_size, validation, seed):
+def make_batches(flow, data, context, batch_size, validation, flip, seed):
     """The batches of a density, a tensor or an image set, checked at the door."""
     whole_number("batch_size", batch_size, at_least=1)
     whole_number("validation", validation, at_least=0)
+    if flip and len(flow.shape) != 3:
+        raise ValueError(f"flip mirrors images (C, H, W); this flow takes data of shape {tuple(flow.shape)}")
     if hasattr(data, "sample"):
         if context is not None:
             raise ValueError("a context goes with a data tensor; a density draws fresh points that have none")
@@ -35,7 +37,7 @@ def make_batches(flow, data, context, batch_size, validation, seed):
     flow.check_input(rows, context)
     if validation >= len(rows):
         raise ValueError(f"validation={validation} leaves nothing to train on: there are {len(rows)} rows")
-    return ShuffledRows(flow, rows, context, batch_size, validation, seed)
+    return ShuffledRows(flow, rows, context, batch_size, validation, flip, seed)
 
 
 class FreshPoints:
@@ -71,11 +73,11 @@ class FreshPoints:
 
 class ShuffledRows:
     """The rows of a tensor in a new order every epoch, on the device in the dtype that they came in; the last
-    `validation` rows are held out."""
+    `validation` rows are held out. With `flip`, half of the images are mirrored in training; those held out never are."""
 
-    def __init__(self, flow, data, context, batch_size, validation, seed):
+    def __init__(self, flow, data, context, batch_size, validation, flip, seed):
         device = next(flow.parameters()).device
-        self.flow, self.seed = flow, seed
+        self.flow, self.flip, self.seed = flow, flip, seed
         self.data, self.context = data.to(device), None if context is None else context.to(device)
         self.n = len(data) - validation
         self.batch_size = min(batch_size, self.n)
@@ -95,7 +97,11 @@ class ShuffledRows:
         if epoch != self.epoch:
             self.order = torch.randperm(self.n, generator=stream(self.seed, ORDER, epoch)).to(self.data.device)
             self.epoch = epoch
-        return self._take(self.order[i * self.batch_size : (i + 1) * self.batch_size], NOISE, step)
+        x, context, noise = self._take(self.order[i * self.batch_size : (i + 1) * self.batch_size], NOISE, step)
+        if self.flip:
+            mirrored = torch.rand(len(x), generator=stream(self.seed, FLIPS, step)).to(x.device) < 0.5
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+        return x, context, noise
 
     def held_out(self, chunk=500):
         """The validation rows in pieces, with the same noise every time."""

@@ -69,6 +69,8 @@ class Settings:
     schedule: str
     clip: float | None
     ema: float | None
+    weight_decay: float
+    flip: bool
     validation: int
     precision: str
     seed: int
@@ -86,6 +88,8 @@ class Settings:
             raise ValueError(f"clip must be positive or None, got {self.clip}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must lie between 0 and 1, or be None, got {self.ema}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
 def warm_up_and_cosine(step, steps):
@@ -109,6 +113,8 @@ def fit(
     schedule="cosine",
     clip=None,
     ema=None,
+    weight_decay=0.0,
+    flip=False,
     validation=0,
     precision="auto",
     seed=None,
@@ -128,6 +134,8 @@ def fit(
     clip        largest norm of the gradient of all weights together
     ema         decay of an exponential moving average of the weights, 0.999 say, and less in the first steps, which are soon
                 forgotten; the flow ends with the averaged weights
+    weight_decay  L2 penalty on the magnitudes of weight-normed layers, the paper's "weight scale parameters" (there 5e-5)
+    flip        mirror half of the images, chosen anew at every step
     validation  rows held out from the end of the data; their loss is reported after every epoch
     precision   "bfloat16": the networks of the couplings compute in it, all else in float32, as evaluation does; "float32";
                 "auto": bfloat16 for convolutional networks on hardware that has it
@@ -158,12 +166,13 @@ def fit(
     seed = _settled_seed(seed, accelerator)
     try:
         flow.to(accelerator.device)
-        batches = make_batches(flow, data, context, batch_size, validation, seed)
+        batches = make_batches(flow, data, context, batch_size, validation, flip, seed)
         if batches.batch_size % accelerator.num_processes:
             raise ValueError(f"a batch of {batches.batch_size} rows does not divide by {accelerator.num_processes} processes")
         if epochs is not None:
             steps = whole_number("epochs", epochs, at_least=1) * batches.per_epoch
-        settings = Settings(4_000 if steps is None else steps, batch_size, lr, betas, schedule, clip, ema, validation, precision, seed)
+        steps = 4_000 if steps is None else steps
+        settings = Settings(steps, batch_size, lr, betas, schedule, clip, ema, weight_decay, flip, validation, precision, seed)
         folder = None if run is None else Run(run, _config(flow, data, settings), resume, accelerator.is_main_process)
         with one_thread_if_small(flow, batch_size):
             return _Training(flow, batches, settings, folder, accelerator).run(snapshots, home, progress)
@@ -214,7 +223,7 @@ class _Training:
         self.flow, self.batches, self.settings, self.folder, self.accelerator = flow, batches, settings, folder, accelerator
         self.history, self.best, self.first_step, self.losses = History(), math.inf, 0, []
         _initialise_actnorms(flow, *batches(0))
-        self.optimizer = torch.optim.Adam(flow.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
+        self.optimizer = torch.optim.Adam(_groups(flow, settings.weight_decay), lr=settings.lr, betas=settings.betas, fused=True)
         self.average = copy.deepcopy(flow) if settings.ema else flow
         self.averaging = list(self.average.parameters()), list(flow.parameters())
         if folder:
@@ -354,6 +363,17 @@ class _Training:
         torch.set_rng_state(tensors["random"])
         self.first_step, self.best = numbers["step"], numbers["best"]
         self.history = History(loss=tensors["loss"].tolist(), evaluations=self.folder.read_metrics(self.first_step), seconds=numbers["seconds"])
+
+
+def _groups(flow, weight_decay):
+    """The parameters for Adam: the magnitudes of weight-normed layers, which decay, and all others."""
+    if not weight_decay:
+        return flow.parameters()
+    named = list(flow.named_parameters())
+    decays = [p for name, p in named if name.endswith("weight.original0")]
+    if not decays:
+        raise ValueError("weight_decay applies to weight-normed layers, and this flow has none")
+    return [{"params": decays, "weight_decay": weight_decay}, {"params": [p for name, p in named if not name.endswith("weight.original0")]}]
 
 
 def _gains_from_bfloat16(flow):

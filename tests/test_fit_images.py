@@ -34,7 +34,7 @@ def quick_fit(flow, images=IMAGES, **settings):
 
 
 def batches_of(flow, images=IMAGES, context=None, batch_size=10, validation=0, seed=0):
-    return make_batches(flow, images, context, batch_size, validation, seed)
+    return make_batches(flow, images, context, batch_size, validation, False, seed)
 
 
 def same_state(first, second):

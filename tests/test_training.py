@@ -27,7 +27,7 @@ def quick_fit(flow, points=POINTS, **settings):
 
 
 def first_batch(flow, points):
-    return make_batches(flow, points, context=None, batch_size=64, validation=0, seed=0)(0)[0]
+    return make_batches(flow, points, context=None, batch_size=64, validation=0, flip=False, seed=0)(0)[0]
 
 
 def same_state(first, second):
