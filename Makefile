@@ -22,8 +22,8 @@ test: $(STAMP) ## unit tests, then every notebook and solution, on short budgets
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
 
-train: $(STAMP) ## train a recipe, or go on with it: make train DATASET=mnist
-	$(BIN)/python -m flowlib train $(or $(DATASET),mnist) --resume
+train: $(STAMP) ## train a recipe, or go on with it: make train DATASET=mnist_small
+	$(BIN)/python -m flowlib train $(or $(DATASET),mnist_small) --resume
 
 results: $(STAMP) ## train the shipped models that are missing, and write the README's results table
 	$(BIN)/python benchmarks/results.py

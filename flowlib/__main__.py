@@ -1,9 +1,10 @@
 """Train a recipe, evaluate a flow, or draw samples from one.
 
-  python -m flowlib train mnist                             into runs/mnist
-  python -m flowlib train mnist --resume                    go on after an interruption, to the same bits
-  python -m flowlib evaluate runs/mnist                     bits per dimension on the test images
-  python -m flowlib sample runs/mnist -n 36 -o samples.png
+  python -m flowlib train mnist_small                       into runs/mnist_small
+  python -m flowlib train mnist_small --resume              go on after an interruption, to the same bits
+  python -m flowlib train celeba --size 32 --epochs 50 --lr 3e-4 --seed 0
+  python -m flowlib evaluate runs/celeba                    bits per dimension on the test images
+  python -m flowlib sample runs/celeba -n 36 -o samples.png
 
 Several GPUs: accelerate launch -m flowlib train ...
 Data sets lie in $FLOWLIB_DATA (default: the repository's data/), and are downloaded when the network allows.
@@ -34,8 +35,9 @@ def main(arguments=None):
 
 def train(args):
     run = args.run or Path("runs") / args.recipe
-    changes = {name: getattr(args, name) for name in ("epochs", "steps", "batch_size", "lr") if getattr(args, name) is not None}
-    examples, history = recipes.train(args.recipe, seed=args.seed, run=run, resume=args.resume, standin=args.standin, **changes)[1:]
+    names = ("size", "limit", "epochs", "steps", "batch_size", "lr")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    examples, history = recipes.train(args.recipe, seed=args.seed, run=run, resume=args.resume, standin=args.standin, **given)[1:]
     if history.interrupted:
         print("To go on, give the same command with --resume.")
         return 130
@@ -45,7 +47,7 @@ def train(args):
 
 
 def evaluate(args):
-    examples = recipes.data_of(args.flow, args.standin)
+    examples = recipes.data_of(args.flow, args.limit, args.standin)
     figures = recipes.score(checkpoints.load(args.flow), examples, draws=args.draws, limit=args.limit, progress=True)
     report(figures, Path(args.flow))
     return 0
@@ -81,12 +83,14 @@ def parser():
     length = t.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the training data, instead of the recipe's")
     length.add_argument("--steps", type=int, help="updates, instead of the recipe's epochs")
+    t.add_argument("--size", type=int, help="of faces: 64 or 32 pixels")
+    t.add_argument("--limit", type=int, help="only the first so many images")
     t.add_argument("--batch-size", type=int, help="rows per update, over all processes together")
     t.add_argument("--lr", type=float, help="Adam's learning rate")
     t.add_argument("--seed", type=int, default=0, help="of weights, data order and noise (0)")
     t.add_argument("--run", type=Path, metavar="FOLDER", help="where metrics, samples and checkpoints go (runs/RECIPE)")
     t.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")
-    t.add_argument("--standin", action="store_true", help="let scikit-learn's small images stand in for a data set that cannot be had")
+    t.add_argument("--standin", action="store_true", help="let small or drawn images stand in for a data set that cannot be had")
     t.set_defaults(command=train)
 
     e = commands.add_parser("evaluate", help="score a flow on the test data that it was trained for")
