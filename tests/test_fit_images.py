@@ -16,7 +16,7 @@ from flowlib.bijections import BatchNorm, Chain, Dequantize, Diagonal, Flatten, 
 from flowlib.coupling import AffineCoupling
 from flowlib.networks import MLP
 from flowlib.runs import write_grid
-from flowlib.training import DivergedError, _Training, fit, reestimate_statistics
+from flowlib.training import DivergedError, _groups, _Training, fit, reestimate_statistics
 
 SHAPE, D = (1, 4, 4), 16
 IMAGES = torch.randint(0, 256, (75, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -33,8 +33,8 @@ def quick_fit(flow, images=IMAGES, **settings):
     return fit(flow, images, **{"batch_size": 10, "seed": 0, "progress": False, **length, **settings})
 
 
-def batches_of(flow, images=IMAGES, context=None, batch_size=10, validation=0, seed=0):
-    return make_batches(flow, images, context, batch_size, validation, False, seed)
+def batches_of(flow, images=IMAGES, context=None, batch_size=10, validation=0, flip=False, seed=0):
+    return make_batches(flow, images, context, batch_size, validation, flip, seed)
 
 
 def same_state(first, second):
@@ -264,6 +264,60 @@ def test_rows_held_out_come_in_order_with_the_same_noise_every_time():
     first, second = list(batches.held_out()), list(batches.held_out())
     assert torch.equal(torch.cat([rows for rows, _, _ in first]), IMAGES.repeat(9, 1, 1, 1)[-601:])
     assert all(torch.equal(a[2], b[2]) for a, b in zip(first, second, strict=True))
+
+
+def test_half_of_the_images_are_mirrored_and_those_held_out_are_not():
+    plain, mirrored = (batches_of(small_flow(), validation=5, flip=flip) for flip in (False, True))
+    share = []
+    for step in range(40):
+        (x, _, noise), (seen, _, same_noise) = plain(step), mirrored(step)
+        turned = (seen != x).flatten(1).any(1)
+        assert torch.equal(seen, torch.where(turned.view(-1, 1, 1, 1), x.flip(-1), x))
+        assert torch.equal(noise, same_noise)
+        share.append(turned.float().mean().item())
+    assert 0.4 < sum(share) / len(share) < 0.6
+    assert len(set(share)) > 3  # chosen anew at every step
+    assert torch.equal(mirrored(7)[0], batches_of(small_flow(), validation=5, flip=True)(7)[0])
+    assert all(torch.equal(first[0], second[0]) for first, second in zip(plain.held_out(), mirrored.held_out()))
+
+
+def test_only_images_can_be_mirrored():
+    points = torch.zeros(8, 2)
+    with pytest.raises(ValueError, match=r"flip mirrors images \(C, H, W\); this flow takes data of shape \(2,\)"):
+        fit(models.realnvp_2d(depth=1), points, flip=True, steps=1, seed=0)
+
+
+def conv_flow():
+    torch.manual_seed(0)
+    return models.realnvp_image(SHAPE, scales=1, width=4, blocks=1)
+
+
+def test_weight_decay_pulls_on_the_magnitudes_of_weight_normed_layers_alone():
+    flow = conv_flow()
+    before = {name: p.detach().clone() for name, p in flow.named_parameters()}
+    for p in flow.parameters():
+        p.grad = torch.zeros_like(p)
+    torch.optim.SGD(_groups(flow, 0.5), lr=1.0).step()
+    for name, p in flow.named_parameters():
+        assert_close(p.detach(), before[name] * (0.5 if name.endswith("weight.original0") else 1.0), 1e-6)
+
+
+def test_a_run_with_weight_decay_is_another_run_and_one_without_is_the_same():
+    plain, zero, decayed = (quick_fit(conv_flow(), weight_decay=decay).loss for decay in (0.0, 0, 10.0))
+    assert plain == zero
+    assert plain != decayed
+
+
+@pytest.mark.parametrize(
+    ("flow", "decay", "complaint"),
+    [
+        (small_flow, 0.1, "weight_decay applies to weight-normed layers, and this flow has none"),
+        (conv_flow, -1, "weight_decay must not be negative, got -1"),
+    ],
+)
+def test_weight_decay_that_makes_no_sense_is_refused(flow, decay, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        quick_fit(flow(), weight_decay=decay)
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
