@@ -109,7 +109,7 @@ RECIPES |= {
         "faces",
         "realnvp_image",
         {"shape": (3, 64, 64), "scales": 4, "width": 12, "blocks": 2},
-        {**SMALL, **MIRRORED, "epochs": 4},
+        {**SMALL, **MIRRORED, "epochs": 2},
     ),
 }
 
@@ -143,8 +143,7 @@ def train(name, *, seed=0, size=None, limit=None, run=None, resume=False, standi
 
 def load(name, shape, limit, standin):
     """The image set for a model of images of this shape."""
-    size, limit = {"size": shape[-1]} if name in FACES else {}, {} if limit is None else {"limit": limit}
-    return data.load(name, **size, **limit, standin=standin)
+    return data.load(name, size=shape[-1] if name in FACES else None, limit=limit, standin=standin)
 
 
 @torch.no_grad()

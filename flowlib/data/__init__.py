@@ -1,6 +1,7 @@
 """Data to learn from: toy densities with known truth, and image sets."""
 
+from .faces import ATTRIBUTES, draw_faces
 from .images import ImageSet, load
 from .toys import Banana, Checkerboard, Density, Rings, Sinusoid, TwoMoons, TwoSpirals
 
-__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana", "ImageSet", "load"]
+__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana", "ImageSet", "load", "ATTRIBUTES", "draw_faces"]
