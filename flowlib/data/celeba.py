@@ -91,16 +91,16 @@ def read_list(name, codes, folder, root, files):
 
 
 def picture(path, size):
-    """One image as uint8 (3, size, size): its middle 148 x 148 (of smaller ones the largest square), shrunk and anti-aliased.
+    """One image as uint8 (3, size, size): a square of 148 x 148 (of smaller ones the largest), shrunk and anti-aliased.
 
-    Pillow's bilinear filter is used, which averages over all the pixels that it merges; grey becomes RGB. The authors'
-    code takes its square five rows lower.
+    It is the authors' for CelebA's 178 x 218, rows 40 to 187, and the middle of other images. Pillow's bilinear filter
+    averages over all the pixels that it merges; grey becomes RGB.
     """
     from PIL import Image
 
     with Image.open(path) as image:
         side = min(CROP, *image.size)
-        left, top = ((length - side) // 2 for length in image.size)
+        left, top = (15, 40) if image.size == (178, 218) else ((length - side) // 2 for length in image.size)
         square = image.crop((left, top, left + side, top + side)).convert("RGB")
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
