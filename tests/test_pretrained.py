@@ -1,8 +1,9 @@
 """The shipped flows of images are as good as their cards say."""
 
 import pytest
+import torch
 
-from flowlib import checkpoints, data, recipes
+from flowlib import checkpoints, recipes
 
 IMAGES = {
     path.stem: card["results"]
@@ -13,16 +14,22 @@ IMAGES = {
 
 def load_or_skip(name):
     try:
-        return data.load(name)
+        return recipes.data_of(name, limit=1_000)
     except FileNotFoundError:
-        pytest.skip(f"{name} is not on this machine")
+        pytest.skip(f"the data of {name} are not on this machine")
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_shipped_flow_scores_what_its_card_says_on_the_first_1000_test_images(name):
-    images = load_or_skip(IMAGES[name]["data"])
+    images = load_or_skip(name)
     figures = recipes.score(checkpoints.load(name), images, limit=1_000)
     assert figures["bits_per_dim"] == pytest.approx(IMAGES[name]["bits_per_dim_first_1000"], abs=0.01)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_64_test_images_come_back_exactly_through_trained_weights(name):
+    flow, images = checkpoints.load(name), load_or_skip(name).test[:64]
+    assert torch.equal(flow.inverse(flow.encode(images))[0], images)
 
 
 def test_the_better_mlp_beats_the_plain_one_by_a_tenth_of_a_bit_in_no_more_time():
