@@ -28,9 +28,10 @@ train: $(STAMP) ## train a recipe, or go on with it: make train DATASET=mnist_sm
 results: $(STAMP) ## train the shipped models that are missing, and write the README's results table
 	$(BIN)/python benchmarks/results.py
 
-bench: $(STAMP) ## speed and quality against four other flow libraries
+bench: $(STAMP) ## speed and quality against four other flow libraries; speed of image training
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/toy.py
+	$(BIN)/python benchmarks/image.py
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .
