@@ -83,6 +83,13 @@ RECIPES |= {
         {"shape": (3, 32, 32), "scales": 2, "width": 64, "blocks": 8, "doubling": False},
         {**OURS, **MIRRORED, "epochs": 100},
     ),
+    "cifar10_wide": Recipe(
+        "the paper's model, 19.6 M parameters, trained our way; for a GPU",
+        "cifar10",
+        "realnvp_image",
+        {"shape": (3, 32, 32), "scales": 2, "width": 64, "blocks": 8},
+        {**OURS, **MIRRORED, "epochs": 100},
+    ),
     "cifar10_small": Recipe(
         "CIFAR-10 on two cores in two hours, 1.3 M parameters",
         "cifar10",
@@ -102,6 +109,13 @@ RECIPES |= {
         "faces",
         "realnvp_image",
         faces_model(64, width=32, blocks=2),
+        {**OURS, **MIRRORED, "validation": 1_000, "epochs": 50},
+    ),
+    "faces_32": Recipe(
+        "procedural faces of 32 x 32; for a GPU",
+        "faces",
+        "realnvp_image",
+        faces_model(32, width=32, blocks=2),
         {**OURS, **MIRRORED, "validation": 1_000, "epochs": 50},
     ),
     "faces_small": Recipe(

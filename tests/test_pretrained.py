@@ -7,7 +7,7 @@ from flowlib import checkpoints, recipes
 
 IMAGES = {
     path.stem: card["results"]
-    for path in sorted(checkpoints.PRETRAINED.glob("*.json"))
+    for path in sorted(checkpoints.PRETRAINED.glob("*.safetensors"))
     if "bits_per_dim" in (card := checkpoints.read_card(path))["results"]
 }
 
@@ -36,3 +36,7 @@ def test_the_better_mlp_beats_the_plain_one_by_a_tenth_of_a_bit_in_no_more_time(
     plain, better = IMAGES["mnist_plain"], IMAGES["mnist_mlp"]
     assert better["bits_per_dim"] < plain["bits_per_dim"] - 0.1
     assert better["seconds"] <= plain["seconds"]
+
+
+def test_shipped_files_stay_below_20_megabytes():
+    assert sum(path.stat().st_size for path in checkpoints.PRETRAINED.iterdir()) < 20e6

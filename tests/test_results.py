@@ -1,0 +1,56 @@
+"""`make results`: what is trained, what a card says, and which weights are shipped."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowlib import checkpoints, data, recipes
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "results.py"
+TINY = recipes.Recipe("a test", "tiny", "realnvp_image", {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1}, {"epochs": 2, "batch_size": 8})
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """The script as a module, with a recipe of its own and folders of its own."""
+    spec = importlib.util.spec_from_file_location("results_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=rng)
+    tiny = data.ImageSet("tiny", images[:32], torch.zeros(32), images[32:], torch.zeros(8))
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- end of results -->\n")
+    (tmp_path / "pretrained").mkdir()
+    monkeypatch.setattr(recipes, "load", lambda *args: tiny)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "peak", lambda *args: 1e12)
+    return module
+
+
+def test_a_card_holds_the_figures_of_the_table(results):
+    results.ship("tiny")
+    card = checkpoints.read_card("tiny")["results"]
+    assert (card["steps"], card["epochs"], card["images_seen"], card["test_images"]) == (8, 2, 64, 8)
+    assert card["images_per_second"] == pytest.approx(64 / card["seconds"], rel=0.2)
+    assert card["share_of_bfloat16_peak"] >= 0
+    assert card["bits_per_dim_8_draws"] <= card["bits_per_dim"] + 0.2
+    assert f"{card['bits_per_dim']:.3f}" in results.tables() and "64 | 8 |" in results.tables()
+    assert torch.isfinite(checkpoints.load("tiny").log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))).all()
+
+
+def test_of_a_large_model_only_the_card_is_shipped(results, monkeypatch):
+    monkeypatch.setattr(results, "LARGEST", 10)
+    results.ship("tiny")
+    assert results.cards()["tiny"]["results"]["parameters"] > 10
+    assert sorted(path.suffix for path in checkpoints.PRETRAINED.iterdir()) == [".json", ".jsonl"]
+    assert checkpoints.load(results.ROOT / "runs" / "tiny").shape == (1, 8, 8)
+
+
+def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(results):
+    families = {*results.ON_CPU, *results.ON_GPU}
+    assert {"celeba", "tiny"} == set(recipes.RECIPES) - families  # the real CelebA cannot be had everywhere
+    assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)
