@@ -145,8 +145,8 @@ def train(name, *, seed=0, size=None, limit=None, run=None, resume=False, standi
     examples = recipe.data
     if isinstance(examples, str):
         examples = load(examples, arguments.get("shape"), limit, standin)
-        if "validation" in settings and (limit or examples.is_standin):
-            settings["validation"] = min(settings["validation"], len(examples.train) // 10)  # there may be few images
+        if "validation" in settings:
+            settings["validation"] = min(settings["validation"], len(examples.train) // 10)  # a folder may hold few images
     torch.manual_seed(seed)
     flow = models.build(recipe.model, **arguments)
     if "steps" in changes or "epochs" in changes:

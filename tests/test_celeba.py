@@ -1,5 +1,6 @@
 """CelebA from folders of small JPEGs that the tests write, and the procedural faces; every root and cache lies in tmp_path."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from flowlib import data
+from flowlib import __main__ as cli
+from flowlib import checkpoints, data, recipes
 from flowlib.data import celeba, images, npy
 
 N = 40
@@ -100,6 +102,20 @@ def tensors(images):
 
 def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other)))
+
+
+# From JPEGs to samples
+
+
+def test_the_command_line_trains_celeba_on_a_folder_of_jpegs(folder, root, monkeypatch, tmp_path, capsys):
+    narrow = {**recipes.RECIPES["celeba"].arguments, "width": 4, "blocks": 1}
+    monkeypatch.setitem(recipes.RECIPES, "celeba", dataclasses.replace(recipes.RECIPES["celeba"], arguments=narrow))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "celeba", "--size", "32", "--epochs", "2", "--batch-size", "6", "--lr", "3e-4", "--seed", "0"]) == 0
+    assert "bits_per_dim" in capsys.readouterr().out
+    drawn = checkpoints.load("runs/celeba").sample(36)
+    assert drawn.shape == (36, 3, 32, 32) and drawn.dtype == torch.uint8
+    assert len((tmp_path / "runs" / "celeba" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 # Pixels, splits and labels
