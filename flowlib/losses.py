@@ -7,7 +7,7 @@ import torch
 from .common import generator, whole_number
 from .flow import standard_normal_log_prob
 
-__all__ = ["nll", "bits_per_dim", "importance_bits_per_dim"]
+__all__ = ["nll", "bits_per_dim", "importance_bits_per_dim", "reverse_kl"]
 
 
 def nll(z, log_det):
@@ -38,3 +38,22 @@ def importance_bits_per_dim(flow, images, k, seed=None):
     rng = generator(seed)
     draws = torch.stack([flow.log_prob(images, seed=rng) for _ in range(k)])
     return bits_per_dim(draws.logsumexp(0) - math.log(k), images.shape[1:])
+
+
+def reverse_kl(flow, log_target, n, context=None, seed=None):
+    """KL(flow || target) in nats, less the unknown log-normaliser of the target, from n fresh samples -> scalar with gradients.
+
+    E_q[log q(x) - log_target(x)] = KL(q || p) - log Z, where log_target(x), (n, *shape) -> (n,), is log p(x) + log Z: no data, and
+    no normaliser, is needed. Its minimum over all densities is -log Z. Samples come from the flow, so gradients go through
+    `inverse`; `context` (n, C) is for conditional flows, `seed` fixes the draws. Raises ValueError for n < 1, for a flow of
+    integers, and for a log_target that does not return one value per sample.
+    """
+    whole_number("n", n, at_least=1)
+    if flow.dequantize is not None:
+        raise ValueError("a flow that begins with Dequantize gives integers, through which no gradient passes")
+    z = flow.draw_latents(n, generator(seed))
+    x, log_det = flow.inverse(z, context)
+    log_p = log_target(x)
+    if log_p.shape != (n,):
+        raise ValueError(f"log_target must return one value per sample, ({n},), got {tuple(log_p.shape)}")
+    return (standard_normal_log_prob(z) - log_det - log_p).mean()

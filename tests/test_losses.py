@@ -7,7 +7,7 @@ from torch.distributions import AffineTransform, Independent, Normal, Transforme
 from flowlib import Flow
 from flowlib.bijections import ActNorm, Bijection, Chain, Dequantize, Flatten, Logit
 from flowlib.flow import standard_normal_log_prob
-from flowlib.losses import bits_per_dim, importance_bits_per_dim, nll
+from flowlib.losses import bits_per_dim, importance_bits_per_dim, nll, reverse_kl
 
 
 @pytest.mark.parametrize("D", [1, 2, 7])
@@ -112,3 +112,50 @@ def test_a_senseless_number_of_draws_is_refused(k):
     flow, images, _ = one_pixel(1)
     with pytest.raises(ValueError, match="k must be a whole number of at least 1, got"):
         importance_bits_per_dim(flow, images, k)
+
+
+# The reverse KL divergence
+
+
+def gaussian_flow(mean, std):
+    """N(mean, std^2 I) in 3 dimensions: z = (x - mean) / std."""
+    norm = ActNorm(3).double()
+    torch.nn.init.constant_(norm.shift, mean)
+    torch.nn.init.constant_(norm.log_scale, -math.log(std))
+    norm.initialised.fill_(True)
+    return Flow(Chain(norm), (3,))
+
+
+@pytest.mark.parametrize("log_z", [0.0, 5.0])
+def test_reverse_kl_of_gaussians_is_the_closed_form_less_the_log_normaliser(log_z):
+    target = Independent(Normal(torch.full((3,), 1.0, dtype=torch.float64), 2.0), 1)
+    q = Independent(Normal(torch.full((3,), 0.5, dtype=torch.float64), 1.5), 1)
+    expected = torch.distributions.kl_divergence(q, target).item() - log_z
+    estimate = reverse_kl(gaussian_flow(0.5, 1.5), lambda x: target.log_prob(x) + log_z, 100_000, seed=0)
+    assert estimate.shape == ()
+    assert estimate.item() == pytest.approx(expected, abs=0.01)
+
+
+def test_reverse_kl_is_minus_the_log_normaliser_for_every_draw_where_flow_and_target_agree():
+    target = Independent(Normal(torch.full((3,), -1.0, dtype=torch.float64), 0.3), 1)
+    for seed in range(3):
+        estimate = reverse_kl(gaussian_flow(-1.0, 0.3), lambda x: target.log_prob(x) + 2, 5, seed=seed)
+        assert estimate.item() == pytest.approx(-2, abs=1e-12)
+
+
+def test_gradients_of_reverse_kl_reach_the_flow_and_point_towards_the_target():
+    flow = gaussian_flow(0.0, 1.0)
+    reverse_kl(flow, lambda x: -0.5 * (x - 3).square().sum(1), 10_000, seed=0).backward()
+    assert flow.bijection[0].shift.grad.tolist() == pytest.approx([-3] * 3, abs=0.05)  # d/dm of (m - 3)^2 / 2 at 0
+
+
+def test_reverse_kl_repeats_with_its_seed_and_refuses_what_it_cannot_use():
+    flow = gaussian_flow(0.0, 1.0)
+    log_target = lambda x: -x.square().sum(1)  # noqa: E731
+    assert torch.equal(reverse_kl(flow, log_target, 7, seed=3), reverse_kl(flow, log_target, 7, seed=3))
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
+        reverse_kl(flow, log_target, 0)
+    with pytest.raises(ValueError, match=r"one value per sample, \(7,\), got \(\)"):
+        reverse_kl(flow, lambda x: -x.square().sum(), 7)
+    with pytest.raises(ValueError, match="Dequantize"):
+        reverse_kl(Flow(Chain(Dequantize(), Logit(), Flatten((1, 2, 2))), (1, 2, 2)), log_target, 7)
