@@ -8,16 +8,20 @@ PYTEST := $(BIN)/python -m pytest
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test notebooks train results bench lint clean
+.PHONY: help lab test browser-test notebooks train results bench lint clean
 
 help: ## this list
-	@awk -F ' *: .*## | *: ## |:.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ' *: .*## | *: ## |:.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 lab: $(STAMP) ## open the series in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 test: $(STAMP) ## unit tests, then every notebook and solution, on short budgets
-	FLOWLIB_FAST=1 OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) -n 2 --dist loadfile --durations=10 tests notebooks
+	FLOWLIB_FAST=1 OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) -n 2 --dist loadfile --durations=10 --ignore=tests/browser tests notebooks
+
+browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromium; skipped where there is no Chromium
+	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	FLOWLIB_FAST=1 OMP_NUM_THREADS=1 $(PYTEST) -rs tests/browser
 
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)

@@ -1,0 +1,109 @@
+"""JupyterLab on a free local port, and Chromium to look at it; without either, every test here is skipped and says how to get it."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HOW = "type: pip install '.[browser]' && sudo apt install chromium   (or, for the second: playwright install chromium)"
+SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},
+}
+NOTEBOOK = "window.jupyterapp.shell.currentWidget"
+IDLE = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+WATCH = f"""() => {{ window.errors = []; {NOTEBOOK}.sessionContext.iopubMessage.connect((_, m) => {{
+  if (m.header.msg_type === 'error') window.errors.push(m.content.ename + ': ' + m.content.evalue) }}) }}"""
+EVALUATE = f"""async code => {{ const v = (await {NOTEBOOK}.sessionContext.session.kernel.requestExecute({{code: '', store_history: false,
+  user_expressions: {{v: code}}}}).done).content.user_expressions.v; return v.status === 'ok' ? v.data['text/plain'] : v.evalue }}"""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason=f"Playwright is not installed; {HOW}")
+    installed = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+    with sync_api.sync_playwright() as playwright:
+        path = installed or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip(f"Chromium is not installed; {HOW}")
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def server(browser, tmp_path_factory):
+    """The address and token of a JupyterLab in a copy of the notebooks, with settings of its own; and that folder."""
+    root, home = tmp_path_factory.mktemp("copy") / "notebooks", tmp_path_factory.mktemp("jupyter")
+    shutil.copytree(ROOT / "notebooks", root)
+    (home / "labconfig").mkdir()
+    (home / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, token = f"http://127.0.0.1:{port}", secrets.token_hex(16)
+    folders = {"JUPYTER_CONFIG_DIR": "", "JUPYTER_DATA_DIR": "d", "JUPYTER_RUNTIME_DIR": "r"}
+    folders |= {"JUPYTERLAB_SETTINGS_DIR": "s", "JUPYTERLAB_WORKSPACES_DIR": "w"}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]
+    environment = os.environ | {name: str(home / folder) for name, folder in folders.items()} | {"JUPYTER_TOKEN": token}
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
+        try:
+            urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=1).read()
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield url, token, root
+    process.terminate()  # its kernels go with it
+    process.wait(20)
+
+
+class Lab:
+    """A browser's page with one notebook in it."""
+
+    def __init__(self, page, url, token):
+        self.page, self.url, self.token, self.console = page, url, token, []
+        page.on("console", lambda message: self.console.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.console.append(str(error)))
+
+    def run(self, name):
+        """Open a notebook and run all of its cells; a cell that raises fails the test."""
+        self.page.goto(f"{self.url}/lab/tree/{name}?token={self.token}&reset")
+        self.page.wait_for_function(IDLE, timeout=90_000)
+        self.page.evaluate(WATCH)
+        done = self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        assert done and self.errors() == []
+
+    def errors(self):
+        """Errors in cells and in callbacks of controls (which no page shows), and those of JavaScript."""
+        self.page.wait_for_function(IDLE, timeout=60_000)
+        return self.page.evaluate("window.errors") + self.console
+
+    def ask(self, expression):
+        """The value of a Python expression in the kernel, as its repr."""
+        return self.page.evaluate(EVALUATE, expression)
+
+
+@pytest.fixture
+def lab(server, browser):
+    url, token, _ = server
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    lab = Lab(context.new_page(), url, token)
+    yield lab
+    lab.page.evaluate(f"() => {NOTEBOOK}?.sessionContext.shutdown()")  # one kernel at a time
+    context.close()

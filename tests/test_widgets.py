@@ -1,0 +1,349 @@
+import io
+import json
+import math
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close, log_slope, randomise
+from PIL import Image
+
+from flowlib import data, models, training, widgets
+
+pytestmark = pytest.mark.filterwarnings("error")
+IMAGES = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def plane():
+    return randomise(models.realnvp_2d(depth=3, hidden=(8,)))
+
+
+@pytest.fixture(scope="module")
+def points():
+    return data.TwoMoons(noise=0.1).sample(50, seed=0)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return randomise(models.realnvp_image((1, 8, 8), scales=2, width=4, blocks=1), size=0.05)
+
+
+@pytest.fixture(scope="module")
+def history():
+    flow = models.realnvp_2d(depth=2, hidden=(8,))
+    return training.fit(flow, data.TwoMoons(), steps=40, batch_size=32, snapshots=5, seed=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def gallery(plane, points, pixels, history):
+    """Every explorer once, by name."""
+    return {
+        "explore_layers": widgets.explore_layers(plane, points),
+        "explore_latent": widgets.explore_latent(plane),
+        "explore_training": widgets.explore_training(history),
+        "latent_sliders": widgets.latent_sliders(pixels, widgets.principal_directions(pixels, IMAGES, k=2), n=3),
+        "interpolate": widgets.interpolate(pixels, *IMAGES[:2]),
+        "manifold": widgets.manifold(pixels, IMAGES),
+        "explore_scales": widgets.explore_scales(pixels, *IMAGES[:2]),
+    }
+
+
+NAMES = ["explore_layers", "explore_latent", "explore_training", "latent_sliders", "interpolate", "manifold", "explore_scales"]
+every_explorer = pytest.mark.parametrize("name", NAMES)
+
+
+def is_slider(control):
+    return isinstance(control, (ipywidgets.IntSlider, ipywidgets.FloatSlider))
+
+
+def picture(w):
+    return np.asarray(Image.open(io.BytesIO(w.picture.value)))
+
+
+# What holds for all of them
+
+
+@every_explorer
+def test_each_control_at_both_ends_and_in_the_middle(gallery, name):
+    w = gallery[name]
+    for control in w.controls.values():
+        if is_slider(control):
+            middle = control.min + round((control.max - control.min) / 2 / control.step) * control.step
+            values = [control.min, control.max, type(control.value)(middle)]
+        else:
+            values = getattr(control, "options", [])
+        for value in values:
+            control.value = value
+            shown = [v for v in w.state.values() if torch.is_tensor(v)]
+            assert shown and all(v.isfinite().all() for v in shown)
+            assert w.readout.value and "Error" not in w.readout.value
+
+
+@every_explorer
+def test_size_is_fixed_and_bytes_are_replaced_in_place(gallery, name):
+    w = gallery[name]
+    image, size = w.picture, picture(w).shape
+    control = next(c for c in w.controls.values() if is_slider(c))
+    before = w.picture.value
+    control.value = control.min if control.value != control.min else control.max
+    assert w.picture is image
+    assert w.picture.value != before
+    assert picture(w).shape == size == (int(w.picture.height), int(w.picture.width), 3)
+
+
+@every_explorer
+def test_the_same_values_give_the_same_picture(gallery, name):
+    w = gallery[name]
+    control = next(c for c in w.controls.values() if is_slider(c))
+    seen = []
+    for value in [control.min, control.max, control.min, control.max]:
+        control.value = value
+        seen.append(w.picture.value)
+    assert seen[:2] == seen[2:]
+
+
+@every_explorer
+def test_sliders_have_labels_and_take_the_keyboard(gallery, name):
+    for control in filter(is_slider, gallery[name].controls.values()):
+        assert control.description
+        assert not control.disabled
+        assert control.readout
+
+
+def test_a_change_draws_once_and_no_change_not_at_all(plane, points):
+    w, drawn = widgets.explore_layers(plane, points), []
+    w.picture.observe(drawn.append, "value")
+    w.controls["layer"].value = 1.0
+    assert len(drawn) == 1  # although the play button follows the slider
+    w.controls["layer"].value = 1.0
+    assert len(drawn) == 1
+
+
+def test_an_event_from_the_browser_is_answered_with_the_newest_value_only_once(plane, points):
+    """What JupyterLab sends after holding stale events back: one message with the newest value."""
+    w, drawn = widgets.explore_layers(plane, points), []
+    w.picture.observe(drawn.append, "value")
+    w.controls["layer"].set_state({"value": 2.5})
+    assert w.state["layer"] == 2.5
+    assert len(drawn) == 1
+
+
+def test_an_error_while_drawing_is_shown_and_raised(plane):
+    w = widgets.explore_latent(plane)
+
+    def fail(**values):
+        raise RuntimeError("a < b")
+
+    w._update = fail
+    with pytest.raises(RuntimeError, match="a < b"):
+        w.controls["z1"].value = 1.0
+    assert w.readout.value == "<b>RuntimeError: a &lt; b</b>"
+
+
+def test_a_slow_picture_waits_until_the_slider_is_let_go(plane, monkeypatch):
+    monkeypatch.setattr(widgets.explorer, "SLOW", 0.0)
+    assert not widgets.explore_latent(plane).controls["z1"].continuous_update
+    monkeypatch.setattr(widgets.explorer, "SLOW", math.inf)
+    assert widgets.explore_latent(plane).controls["z1"].continuous_update
+
+
+# Flows in the plane
+
+
+def test_layers_show_the_trace_and_straight_lines_in_between(plane, points):
+    w, states = widgets.explore_layers(plane, points), plane.trace(points)
+    assert w.controls["layer"].max == len(plane.bijection) == 4
+    for k, state in enumerate(states):
+        w.controls["layer"].value = k
+        assert_close(w.state["points"], state, 1e-6)
+    w.controls["layer"].value = 1.25
+    assert_close(w.state["points"], 0.75 * states[1] + 0.25 * states[2], 1e-6)
+    assert "layer 2 of 4, AffineCoupling, 25% done" in w.readout.value
+    w.controls["layer"].value = 0
+    assert "the data" in w.readout.value
+
+
+def test_the_mesh_goes_through_the_same_layers(plane, points):
+    w = widgets.explore_layers(plane, points, box=((-2.0, 2.0), (-1.0, 1.0)))
+    start = w.state["mesh"]
+    assert start.view(-1, 2).amax(0).tolist() == [2, 1]
+    w.controls["layer"].value = 4
+    with torch.no_grad():
+        assert_close(w.state["mesh"].view(-1, 2), plane(start.view(-1, 2))[0], 1e-5)
+
+
+def test_play_moves_the_slider_and_the_slider_moves_play(plane, points):
+    w = widgets.explore_layers(plane, points)
+    w.controls["play"].value = 14
+    assert w.controls["layer"].value == w.state["layer"] == 1.4
+    w.controls["layer"].value = 2.33  # a value between two ticks stays as it is
+    assert w.controls["play"].value == 23
+    assert w.state["layer"] == 2.33
+
+
+def test_latent_shows_its_point_its_jacobian_and_log_det(plane):
+    w = widgets.explore_latent(plane, radius=0.01)
+    for z1, z2 in [(-3, -3), (0, 1), (3, 3)]:
+        w.controls["z1"].value, w.controls["z2"].value = z1, z2
+        z = torch.tensor([[z1, z2]], dtype=torch.float32)
+        with torch.no_grad():
+            x, log_det = plane.inverse(z)
+        assert_close(w.state["x"], x[0], 1e-6)
+        assert w.state["log_det"] == pytest.approx(log_det.item(), abs=1e-6)
+        assert w.state["log_det"] == pytest.approx(torch.linalg.slogdet(w.state["jacobian"]).logabsdet.item(), abs=1e-4)
+        assert w.state["log_det"] == pytest.approx(log_slope(lambda z: plane.inverse(z)[0], z).item(), abs=1e-4)
+
+
+def test_the_ellipse_is_what_becomes_of_a_small_circle(plane):
+    small, large = (widgets.explore_latent(plane, radius=radius).state for radius in (0.01, 1.0))
+    distance = [(state["ellipse"] - state["curve"]).abs().max().item() for state in (small, large)]
+    assert distance[0] < 1e-3 < distance[1]
+
+
+def test_training_shows_every_snapshot(history):
+    w = widgets.explore_training(history, n=20, seed=3)
+    assert w.state["step"] == 40
+    assert w.state["loss"] == pytest.approx(sum(history.loss[-25:]) / 25)
+    for k, snapshot in enumerate(history.snapshots):
+        w.controls["snapshot"].value = k
+        assert w.state["step"] == snapshot.step
+        assert torch.equal(w.state["samples"], snapshot.flow.sample(20, seed=3))
+        assert w.state["density"].shape == (80, 80)
+    w.controls["snapshot"].value = 0
+    assert w.state["loss"] is None
+
+
+# Flows of images
+
+
+def test_principal_directions_are_those_of_a_gaussian():
+    flow = models.realnvp_mlp((1, 2, 2), depth=1, hidden=(4,))  # the identity but for dequantisation and logit
+    images = torch.randint(256, (300, 1, 2, 2), dtype=torch.uint8)
+    images[:, 0, 0, 0] = 128
+    directions = widgets.principal_directions(flow, images, k=3)
+    z = flow.encode(images)
+    covariance = (z - z.mean(0)).T @ (z - z.mean(0)) / (len(z) - 1)
+    assert_close(directions.T @ directions, covariance, 1e-4)
+    assert (directions.abs().max(1).values == directions.max(1).values).all()
+
+
+def test_directions_are_added_to_latents_and_decoded(pixels):
+    directions = {"ink": torch.randn(64), "slant": torch.randn(64)}
+    w = widgets.latent_sliders(pixels, directions, n=3)
+    assert list(w.controls) == ["ink", "slant", "temperature", "seed"]
+    for name, value in [("ink", 2.0), ("slant", -1.0), ("temperature", 0.5), ("seed", 7)]:
+        w.controls[name].value = value
+    z = 0.5 * torch.randn(3, 64, generator=torch.Generator().manual_seed(7)) + 2 * directions["ink"] - directions["slant"]
+    assert_close(w.state["z"], z, 1e-5)
+    with torch.no_grad():
+        assert torch.equal(w.state["images"], pixels.inverse(w.state["z"])[0])
+
+
+def test_given_images_are_where_the_directions_start(pixels):
+    w = widgets.latent_sliders(pixels, torch.randn(2, 64), IMAGES)
+    assert list(w.controls) == ["direction 1", "direction 2", "temperature"]
+    assert torch.equal(w.state["images"], IMAGES)
+    w.controls["direction 2"].value = 3.0
+    assert not torch.equal(w.state["images"], IMAGES)
+
+
+def test_interpolation_begins_and_ends_with_the_images(pixels):
+    w, latents = widgets.interpolate(pixels, *IMAGES[:2]), pixels.encode(IMAGES[:2])
+    for t, end in [(0, 0), (1, 1)]:
+        w.controls["t"].value = t
+        assert_close(w.state["z"], latents[[end, end]], 1e-4)
+        assert (w.state["images"].int() - IMAGES[end].int()).abs().max() <= 1
+    w.controls["t"].value = 0.5
+    assert_close(w.state["z"][0], latents.mean(0), 1e-5)
+    assert w.state["z"][1].norm() == pytest.approx(latents.norm(dim=1).mean().item(), rel=0.05)
+
+
+def test_an_image_and_itself_have_nothing_between_them(pixels):
+    w = widgets.interpolate(pixels, IMAGES[0], IMAGES[0])
+    assert torch.equal(w.state["images"], IMAGES[[0, 0]])
+
+
+def test_manifold_is_equation_19(pixels):
+    w, (z1, z2, z3, z4) = widgets.manifold(pixels, IMAGES), pixels.encode(IMAGES)
+    for corner, (phi, phi_prime) in enumerate([(0, 0), (0, 90), (90, 0), (90, 90)]):
+        w.controls["phi"].value, w.controls["phi_prime"].value = phi, phi_prime
+        assert (w.state["image"].int() - IMAGES[corner].int()).abs().max() <= 1
+    w.controls["phi"].value, w.controls["phi_prime"].value = 30, 200
+    (c, s), (c_prime, s_prime) = ((math.cos(a), math.sin(a)) for a in map(math.radians, (30, 200)))
+    assert_close(w.state["z"], c * (c_prime * z1 + s_prime * z2) + s * (c_prime * z3 + s_prime * z4), 1e-5)
+    assert w.state["weights"].square().sum() == pytest.approx(1)
+
+
+def parts_of(pixels, z):
+    return pixels.bijection[-1].split_latent(z[None])
+
+
+def test_scales_are_kept_swapped_and_drawn(pixels):
+    w = widgets.explore_scales(pixels, *IMAGES[:2])
+    own, others = (parts_of(pixels, z) for z in pixels.encode(IMAGES[:2]))
+    drawn = parts_of(pixels, torch.randn(64, generator=torch.Generator().manual_seed(5)))
+    w.controls["seed"].value = 5
+    for source, expected in [("keep", own), ("of the other", others), ("draw anew", drawn)]:
+        w.controls["source 1"].value = source
+        w.controls["temperature 1"].value = 0.5
+        shown = parts_of(pixels, w.state["z"])
+        assert_close(shown[0], 0.5 * expected[0], 1e-6)
+        assert_close(shown[1], own[1], 1e-6)
+
+
+def test_all_scales_of_one_image_give_that_image(pixels):
+    w = widgets.explore_scales(pixels, *IMAGES[:2])
+    for source, image in [("keep", IMAGES[0]), ("of the other", IMAGES[1])]:
+        for k in (1, 2):
+            w.controls[f"source {k}"].value = source
+        assert torch.equal(w.state["image"], image)
+
+
+def test_without_another_image_there_is_nothing_to_take_from_it(pixels):
+    assert widgets.explore_scales(pixels, IMAGES[0]).controls["source 2"].options == ("keep", "draw anew")
+
+
+# Errors, in the cell
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda f, g, h: widgets.explore_layers("moons", torch.zeros(3, 2)), "explore_layers takes a Flow, got str"),
+        (lambda f, g, h: widgets.explore_layers(g, IMAGES), r"for flows of points in the plane, shape \(2,\), got a flow of shape \(1, 8, 8\)"),
+        (lambda f, g, h: widgets.explore_layers(f, torch.zeros(3, 3)), r"data of shape \(B, 2\), got \(3, 3\)"),
+        (lambda f, g, h: widgets.explore_layers(f, torch.zeros(0, 2)), "the batch is empty"),
+        (lambda f, g, h: widgets.explore_layers(f, torch.full((3, 2), math.nan)), "3 of 3 data points hold NaN"),
+        (lambda f, g, h: widgets.explore_latent(g), "explore_latent is for flows of points in the plane"),
+        (lambda f, g, h: widgets.explore_training(training.History(loss=[1.0])), r"snapshots: training.fit\(..., snapshots=12\)"),
+        (lambda f, g, h: widgets.explore_training(f), "needs a history with snapshots"),
+        (lambda f, g, h: widgets.explore_training(h, n=0), "n must be a whole number of at least 1"),
+        (lambda f, g, h: widgets.latent_sliders(f, torch.ones(1, 2)), r"for flows of uint8 images \(C, H, W\), got a flow of shape \(2,\)"),
+        (lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 63)), r"finite vectors of 64 latents, got \(63,\) for 'direction 1'"),
+        (lambda f, g, h: widgets.latent_sliders(g, {"ink": torch.full((64,), math.inf)}), r"finite vectors of 64 latents, got \(64,\) for 'ink'"),
+        (lambda f, g, h: widgets.latent_sliders(g, {"ink": [1.0] * 64}), "got list for 'ink'"),
+        (lambda f, g, h: widgets.latent_sliders(g, {"seed": torch.ones(64)}), "directions may not be called 'temperature' or 'seed'"),
+        (lambda f, g, h: widgets.latent_sliders(g, {}), "at least one direction"),
+        (lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), n=0), "n must be a whole number of at least 1"),
+        (lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), IMAGES.float()), "takes uint8 images, got torch.float32"),
+        (lambda f, g, h: widgets.principal_directions(g, IMAGES[:1]), "at least 2 images, got 1"),
+        (lambda f, g, h: widgets.interpolate(g, IMAGES[0], IMAGES), r"images of shape \(1, 8, 8\), got \(1, 8, 8\), \(4, 1, 8, 8\)"),
+        (lambda f, g, h: widgets.interpolate(g, IMAGES[0], "7"), r"got \(1, 8, 8\), str"),
+        (lambda f, g, h: widgets.interpolate(g, *IMAGES[:2].float()), "takes uint8 images, got torch.float32"),
+        (lambda f, g, h: widgets.manifold(g, IMAGES[:3]), r"manifold takes 4 images of shape \(1, 8, 8\), got"),
+        (lambda f, g, h: widgets.explore_scales(f, *IMAGES[:2]), "explore_scales takes single images of shape"),
+        (lambda f, g, h: widgets.explore_scales(models.realnvp_mlp((1, 8, 8), hidden=(4,)), IMAGES[0]), "one with a MultiScale layer"),
+    ],
+)
+def test_bad_arguments_are_refused(plane, pixels, history, call, text):
+    with pytest.raises(ValueError, match=text):
+        call(plane, pixels, history)
+
+
+def test_stored_update_times_meet_their_target():
+    stored = json.loads((Path(widgets.__file__).resolve().parents[2] / "benchmarks" / "results" / "widgets.json").read_text())
+    assert {row["explorer"] for row in stored["rows"]} == set(NAMES)
+    assert [row for row in stored["rows"] if row["target_ms"] and row["median_ms"] > row["target_ms"]] == []
