@@ -22,7 +22,7 @@ def requirements():
 
 def conda_lines():
     lines = (ROOT / "environment.yml").read_text().split("dependencies:\n")[1].splitlines()
-    return [line.strip()[2:] for line in lines if re.match(r"  - (?!pip:)", line)]
+    return [line.strip()[2:] for line in lines if re.match(r" +- (?!pip:|--editable)", line)]
 
 
 def test_environment_yml_and_pyproject_name_the_same_packages_and_bounds():
