@@ -129,3 +129,20 @@ def test_linked_files_exist(path):
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", cell.source):
                 assert (path.parent / target).exists(), f"{target} is linked and not there"
+
+
+@every_chapter
+def test_a_slider_follows_a_question_and_is_driven_by_a_test(path):
+    cells, shown = read(path).cells, 0
+    for i, cell in enumerate(cells):
+        name = cell.source.splitlines()[-1] if cell.cell_type == "code" else ""
+        if re.fullmatch(r"explorer\w*", name):
+            shown += 1
+            question, driver = cells[i - 1], cells[i + 1]
+            assert question.cell_type == "markdown", f"no text before {name}"
+            assert any("**Before you" in c.source for c in cells[i - 3 : i]), f"no question before {name}"
+            assert driver.cell_type == "code" and name in driver.source
+            assert "assert" in driver.source and "controls" in driver.source, f"no test after {name}"
+    if shown:
+        solutions = "\n".join(cell.source for cell in read(FOLDER / "solutions" / f"{path.stem}_solutions.ipynb").cells)
+        assert re.search(r"^## The questions? before the sliders?$", solutions, flags=re.MULTILINE)

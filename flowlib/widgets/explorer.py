@@ -45,7 +45,7 @@ class Explorer(ipywidgets.VBox):
         self._background = self._canvas.copy_from_bbox(figure.bbox)
         width, height = self._canvas.get_width_height()
         self.readout = ipywidgets.HTML(layout={"min_height": "3em", "margin": "0 0 0 4px"})
-        self.picture = ipywidgets.Image(format="png", width=width, height=height, layout={"max_width": "100%", "height": "auto"})
+        self.picture = ipywidgets.Image(format="png", width=width, height=height, layout={"max_width": "calc(100% - 4px)", "height": "auto"})
         columns = "repeat(auto-fit, minmax(330px, 1fr))"
         self.children = [ipywidgets.GridBox(list(controls.values()), layout={"grid_template_columns": columns}), self.readout, self.picture]
         self.add_class("flowlib-explorer")

@@ -123,8 +123,8 @@ def manifold(flow, images):
         z = weights @ latents
         image = flow.inverse(z[None])[0][0]
         panels[0].set_data(_tiles(image[None], 1))
-        for i, (ax, weight) in enumerate(zip(axes[1:], weights.tolist()), start=1):
-            ax.set_title(f"{round(weight, 2) + 0.0:+.2f} × image {i}", loc="center")
+        for ax, weight, name in zip(axes[1:], weights.tolist(), ["z₁", "z₂", "z₃", "z₄"]):
+            ax.set_title(f"{round(weight, 2) + 0.0:+.2f} {name}", loc="center")
         text = f"the squares of the four weights add up to {weights.square().sum():.2f}; length of the latent {z.norm() / len(z) ** 0.5:.2f} √D"
         return {"z": z, "weights": weights, "image": image}, text
 

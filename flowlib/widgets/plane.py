@@ -46,8 +46,8 @@ def explore_layers(flow, x, box=None):
         curves.set_segments(mesh.numpy())
         ax.set(xlim=xlim.tolist(), ylim=ylim.tolist())
         where = "the data" if layer == 0 else f"layer {k + 1} of {len(names)}, {names[k]}, {layer - k:.0%} done"
-        (m1, m2), (s1, s2) = points.mean(0).tolist(), points.std(0).tolist()
-        text = f"{where}<br>mean ({m1:.2f}, {m2:.2f}), standard deviation ({s1:.2f}, {s2:.2f}) of the points shown"
+        m1, m2, s1, s2 = (round(v, 2) + 0.0 for v in (*points.mean(0).tolist(), *points.std(0).tolist()))
+        text = f"{where}<br>points: mean ({m1:.2f}, {m2:.2f}), standard deviation ({s1:.2f}, {s2:.2f})"
         return {"layer": layer, "points": points, "mesh": mesh}, text
 
     layer_slider = slider("layers done", 0.0, 0, len(names), 0.1)
