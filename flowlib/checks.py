@@ -7,22 +7,49 @@ import contextlib
 import copy
 import html
 import math
+import textwrap
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from . import models
-from .bijections import Logit, SoftLog
-from .coupling import AffineCoupling
-from .flow import Flow, VariationalDequantize, standard_normal_log_prob
+from .bijections import Chain, Flatten, Logit, SoftLog
+from .coupling import AffineCoupling, LearnedMaskCoupling
+from .flow import Flow, MultiScale, VariationalDequantize, standard_normal_log_prob
 from .losses import bits_per_dim as to_bits
 from .losses import nll
+from .models import build
 
 __all__ = ["check_flow", "Report", "Row"]
 
-LARGEST_JACOBIAN = 1024
+LARGEST_JACOBIAN, LARGEST_OF_CONVOLUTIONS = 1024, 256  # beyond these, images are checked on a board cut out of them
 OK, FAIL, NOTE = "ok", "FAIL", "note"
+CHECKS = {  # the threshold, and what the check means
+    "shape of log_det": ("(B,), float", "log_det is one number per data point; a mean, or a missing sum over dimensions, hides here"),
+    "finite": ("0", "rows with NaN or infinity in z or log_det: data outside the domain of a layer, or exploding scales"),
+    "round trip of data": ("1e-03", "inverse(forward(x)) against x, in standard deviations of x"),
+    "round trip of latents": ("1e-01", "forward(inverse(z)) against z ~ N(0, I), in nine rows of ten: what samples suffer"),
+    "round trip of images": ("0", "encode puts the noise at bin centres, so inverse must return the integers"),
+    "log_det of forward": ("1e-04", "against slogdet of the Jacobian by autograd in float64; training climbs the error of a wrong one"),
+    "log_det of inverse": ("1e-04", "must be minus that of forward: the densities of samples are wrong otherwise"),
+    "dimensions never coupled": ("0", "a latent that depends on one input only was never transformed given others: do the masks alternate?"),
+    "parameters without gradient": ("0", "tensors of weights that got no gradient in the first steps of training"),
+    "dead networks": ("0", "ReLU layers with no active unit on any row: what follows them is a constant"),
+    "log-scales": ("", "a saturated tanh passes no gradient, and large |s| stretches rounding errors; layer by layer the largest |s| is"),
+    "beyond SoftLog's tau": ("", "SoftLog bends these values only: it is there for rare outliers"),
+    "bound on the scales": ("100 nats", "growth of log_det per dimension, far outside of the data: without a bound one outlier ends the training"),
+    "latents": ("0, 1, 0", "mean, standard deviation, largest correlation: standard normal after training; before it, anything goes"),
+    "determinism": ("1e-05", "the same data twice in evaluation mode: dropout, or noise in a layer that should have none"),
+    "rows leak into one another": ("1e-02", "a row alone against the same row in its batch: evaluation must not use statistics of the batch"),
+    "training and evaluation": ("0.20 nats", "difference of the loss per dimension between the modes: running statistics of other weights"),
+    "state lost by saving": ("0", "tensors and flags that are neither parameters nor buffers do not survive saving"),
+    "data are continuous": ("", "values on a lattice have densities without bound: add uniform noise of one step (Dequantize)"),
+    "dequantisation noise": ("0.50, 0.289", "mean and deviation in bins of the noise, which must fill its bin; half of it is another density"),
+    "integral of the density": ("1 ± 0.05", "over a grid that holds data and samples: a wrong log_det, or mass in a filament finer than the grid"),
+    "log_det in the loss": ("below 0", "slope: the loss must fall as log_det rises, by 1 per nat of a mean over rows"),
+    "prior in the loss": ("1 ± 0.1", "weight of -log N(z; 0, I) against log_det: without it nothing holds the scales, the loss falls for ever"),
+    "bits/dim": ("", "8-bit data need 8 without any model, and no code goes below 0"),
+}
 
 
 class Row(NamedTuple):
@@ -51,35 +78,39 @@ class Report:
         return [row.check for row in self.rows if row.verdict == FAIL]
 
     def __getitem__(self, check):
-        return next(row for row in self.rows if row.check == check)
+        """The row of a check by its name; KeyError if that check was not made."""
+        return {row.check: row for row in self.rows}[check]
 
     def __str__(self):
-        widths = [max(len(row[i]) for row in self.rows) for i in range(4)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) + f"  {row.meaning}" for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(Row._fields[:4], *(row[:4] for row in self.rows))]
+        lines = []
+        for *cells, meaning in [Row._fields, *self.rows]:
+            first, *rest = textwrap.wrap(meaning, 70)
+            lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths)), first]))
+            lines += [" " * (sum(widths) + 8) + line for line in rest]
         return "\n".join([*lines, "No check failed." if self.ok else f"Failed: {', '.join(self.failed)}."])
 
     __repr__ = __str__
 
     def _repr_html_(self):
-        def line(row):
-            style = ' style="font-weight: bold; background: rgba(213, 94, 0, 0.2)"' if row.verdict == FAIL else ""
-            return f"<tr{style}>" + "".join(f'<td style="text-align: left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
+        def line(row, tag="td"):
+            style = ' style="font-weight: bold; background: rgba(213, 94, 0, 0.2)"' if row[1] == FAIL else ""
+            return f"<tr{style}>" + "".join(f'<{tag} style="text-align: left">{html.escape(cell)}</{tag}>' for cell in row) + "</tr>"
 
-        head = "".join(f'<th style="text-align: left">{name}</th>' for name in ("check", "verdict", "measured", "threshold", "what it means"))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(line, self.rows))}</tbody></table>"
+        return f"<table><thead>{line(Row._fields, 'th')}</thead><tbody>{''.join(map(line, self.rows))}</tbody></table>"
 
 
 @torch.enable_grad()
 def check_flow(flow=None, x=None, loss=None, bits_per_dim=None, *, forward=None, inverse=None, context=None):
-    """Check a flow on data x (B, ...) and return a `Report`; B from 64 to 1,000 is a good number.
+    """Check a flow on data x (B, ...) and return a `Report`; 64 to 256 rows are a good number.
 
     flow          a flow of flowlib, or any module with forward(x) -> (z, log_det) and inverse(z) -> x or (x, log_det), with
-                  z (B, D) standard normal and log_det (B,) in nats; or two such functions as `forward` and `inverse`
+                  z standard normal and log_det (B,) in nats; or two such functions as `forward` and `inverse`
     loss          the function that training minimises, loss(z, log_det) -> scalar: is the prior in it, and the right sign?
-    bits_per_dim  the figure that was reported for x: can it be true?
+    bits_per_dim  the figure that was reported for 8-bit data x: can it be true?
     context       (B, C) for a conditional flow of flowlib
 
-    A model of another library needs a wrapper of three lines, for nflows for instance
+    A model of another library needs a wrapper of three lines, one of nflows for instance
 
     >>> class Wrapper(torch.nn.Module):
     ...     def __init__(self, flow): super().__init__(); self.flow = flow
@@ -93,25 +124,19 @@ def check_flow(flow=None, x=None, loss=None, bits_per_dim=None, *, forward=None,
     if (flow is None) == (forward is None or inverse is None):
         raise ValueError("give a flow, or both of forward= and inverse=")
     if not torch.is_tensor(x) or x.dim() < 2 or len(x) < 2:
-        raise ValueError(f"x must be a tensor (B, ...) of at least two data points, got {tuple(x.shape) if torch.is_tensor(x) else type(x).__name__}")
+        given = f"one of shape {tuple(x.shape)}" if torch.is_tensor(x) else f"a {type(x).__name__}"
+        raise ValueError(f"x must be a tensor (B, ...) of at least two data points, got {given}")
     if flow is not None and not callable(getattr(flow, "inverse", None)):
         raise ValueError(f"a flow needs a method inverse(z); this {type(flow).__name__} has none")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         subject = Subject(_Functions(forward, inverse) if flow is None else flow, x.detach(), context)
-        rows = [row for check in CHECKS for row in _attempt(check, subject)]
-        rows += [] if loss is None else _loss(subject, loss)
-        rows += [] if bits_per_dim is None else _bits_per_dim(subject, bits_per_dim)
+        rows = list(_shapes(subject))
+        if FAIL not in [row.verdict for row in rows]:  # everything else computes with z and log_det
+            rows += [row for check in EVERY_TIME for row in check(subject)]
+            rows += [] if loss is None else _loss(subject, loss)
+            rows += [] if bits_per_dim is None else _bits_per_dim(subject, bits_per_dim)
     return Report(rows)
-
-
-def _attempt(check, subject):
-    """The rows of a check; one that says so if the flow raises an error in it."""
-    try:
-        return check(subject)
-    except (RuntimeError, ValueError, IndexError) as error:
-        name = check.__name__.strip("_").replace("_", " ")
-        return [Row(f"{name}: not run", FAIL, type(error).__name__, "", f"the flow raised an error: {error}")]
 
 
 class _Functions(nn.Module):
@@ -119,356 +144,324 @@ class _Functions(nn.Module):
 
     def __init__(self, forward, inverse):
         super().__init__()
-        self.functions = forward, inverse
-
-    def forward(self, x):
-        return self.functions[0](x)
-
-    def inverse(self, z):
-        return self.functions[1](z)
+        self.forward, self.inverse = forward, inverse
 
 
 class Subject:
-    """A copy of the flow in evaluation mode, its continuous part, and the data as that part sees them."""
+    """A copy of the flow in evaluation mode, its continuous part (the core), and the data y as that part sees them.
 
+    `small` is the subject for what needs float64 and Jacobians: this one, or for large images the same layers on less.
+    """
+
+    @torch.no_grad()
     def __init__(self, flow, x, context):
-        self.flow, self.context = copy.deepcopy(flow).eval(), context
-        self.is_module = not isinstance(flow, _Functions)
-        self.dequantize = flow.dequantize if isinstance(flow, Flow) else None
-        self.x = x[: 256 if x[0].numel() <= LARGEST_JACOBIAN else 32]
+        self.flow, self.is_module = copy.deepcopy(flow).eval(), not isinstance(flow, _Functions)
+        self.convolutions = any(isinstance(m, nn.Conv2d) for m in flow.modules())
+        self.x = x[: 16 if self.convolutions else 256]
         self.context = None if context is None else context[: len(self.x)]
-        self.core, self.y = self.flow, self.x
+        self.dequantize = flow.dequantize if isinstance(flow, Flow) else None
+        self.core, self.y, self.D = self.flow.bijection if isinstance(flow, Flow) else self.flow, self.x, x[0].numel()
         if self.dequantize is not None:
-            self.core = self.flow.bijection[1:]
-            self.y = self.flow.bijection[0](self.x, noise=self.flow.draw_noise(len(self.x)))[0].detach()
-        with torch.no_grad():
-            self.z, self.log_det = self.run(self.core, self.y)
-        self.D = self.z[0].numel()
+            self.y = self.core[0](self.x, noise=self.flow.draw_noise(len(self.x)))[0]
+            self.core = self.core[1:]
+        self.z, self.log_det = self.run(self.core, self.y)
+        self.small = self._cut_out() or self
+        if self.small is self:
+            self.exact, self.exact_y = self._in_float64()
+            self.tolerance = 1e-4 if self.exact_y.dtype == torch.float64 else 1e-2
+        self.unit_interval = self.dequantize is not None or (self.D >= 16 and bool(self.y.min() >= 0 and self.y.max() <= 1))
 
-    def run(self, module, y):
-        """(z, log_det) of the first len(y) rows of the context."""
-        return module(y) if self.context is None else module(y, self.context[: len(y)])
+    def _in_float64(self, rows=32, shake=0.05):
+        """The core in float64 and data for it. Zeros among the weights become noise, so that no layer is the identity."""
+        if not self.is_module:
+            return self.core, self.y[:rows]
+        core = copy.deepcopy(self.core).double()
+        for parameter in filter(torch.is_floating_point, core.parameters()):
+            parameter += shake * torch.randn_like(parameter) * (parameter == 0)
+        try:
+            self.run(core, self.y[:rows].double())
+        except RuntimeError:  # tensors that the module does not know of stayed in float32
+            return self.core, self.y[:rows]
+        return core, self.y[:rows].double()
+
+    def _cut_out(self):
+        """The same layers on the middle of the images; None for a small flow, and for one that is tied to its size."""
+        tied = (nn.Linear, Flatten, LearnedMaskCoupling)
+        limit = LARGEST_OF_CONVOLUTIONS if self.convolutions else LARGEST_JACOBIAN
+        if limit >= self.D or len(getattr(self.flow, "shape", ())) != 3 or any(isinstance(m, tied) for m in self.flow.modules()):
+            return None
+        flow = copy.deepcopy(self.flow)
+        (C, H, W), modules = flow.shape, list(flow.modules())
+        h = w = 2 ** max([2, *(len(m.scales) for m in modules if isinstance(m, MultiScale))])
+        for module in modules:
+            for name, board in module.named_buffers(recurse=False):
+                if board.dtype == torch.bool and board.dim() == 2:
+                    setattr(module, name, board[: len(board) * h // H, : board.shape[1] * w // W])
+            if isinstance(module, MultiScale):
+                module.shapes = [torch.Size((c, height * h // H, width * w // W)) for c, height, width in module.shapes]
+        flow.shape = torch.Size((C, h, w))
+        top, left = (H - h) // 2, (W - w) // 2
+        return Subject(flow, self.x[:, :, top : top + h, left : left + w], self.context)
+
+    def run(self, module, y, row=slice(None)):
+        """(z, log_det) of the first len(y) rows, or of copies of one row."""
+        context = () if self.context is None else (self.context[row][: len(y)].expand(len(y), -1).to(y.dtype),)
+        return module(y, *context)
 
     def undo(self, module, z):
         """x, and log_det or None."""
-        out = module.inverse(z) if self.context is None else module.inverse(z, self.context[: len(z)])
+        context = () if self.context is None else (self.context[: len(z)].to(z.dtype),)
+        out = module.inverse(z, *context)
         return out if isinstance(out, tuple) else (out, None)
 
-    def double(self, shake=0.0):
-        """The continuous part in float64, with noise on its parameters: layers that start as the identity do something then."""
-        core = copy.deepcopy(self.core).double() if self.is_module else self.core
-        with torch.no_grad():
-            for parameter in core.parameters():
-                parameter += shake * torch.randn_like(parameter)
-        return core
-
-    def rows(self, n):
-        """The first n data points in float64 (functions are called in the dtype of the data)."""
-        return self.y[:n].double() if self.is_module else self.y[:n]
-
-    def small(self):
-        """This subject on boards small enough for a Jacobian: the same weights, and masks cut to size; None if that cannot be."""
-        if self.D <= LARGEST_JACOBIAN:
-            return self
-        built = getattr(self.flow, "built_by", {"arguments": {}})
-        if built.get("builder") != "realnvp_image":
-            return None
-        C, side = built["arguments"]["shape"][0], 2 ** max(2, built["arguments"]["scales"])
-        flow = models.build("realnvp_image", **{**built["arguments"], "shape": (C, side, side)})
-        own, weights = flow.state_dict(), self.flow.state_dict()
-        flow.load_state_dict({name: weights[name] if weights[name].shape == own[name].shape else own[name] for name in own})
-        return Subject(flow, self.x[:, :, :side, :side].contiguous(), self.context)
+    def watch(self, kind, look):
+        """What look(module, inputs, output) says of every module of this kind, the data going through: {name: result}."""
+        seen, modules = {}, [(name, m) for name, m in self.core.named_modules() if isinstance(m, kind)]
+        hooks = [m.register_forward_hook(lambda *args, name=name: seen.update({name: look(*args)})) for name, m in modules]
+        self.run(self.core, self.y)
+        for hook in hooks:
+            hook.remove()
+        return seen
 
 
-# The checks. Each takes the subject and returns rows.
+def _row(check, bad, measured, more="", threshold=None):
+    """A row of the report; `bad` is a truth value, or the verdict itself."""
+    verdict = bad if isinstance(bad, str) else FAIL if bad else OK
+    return Row(check, verdict, measured, CHECKS[check][0] if threshold is None else threshold, CHECKS[check][1] + more)
 
 
-@torch.no_grad()
+# The checks. Each takes the subject and gives rows. A comparison that NaN must fail is written `not ... <=`.
+
+
 def _shapes(s):
-    good = s.log_det.shape == (len(s.y),) and s.log_det.is_floating_point() and s.z.shape[0] == len(s.y)
-    measured = f"{tuple(s.log_det.shape)}, {s.log_det.dtype}".replace("torch.", "")
-    meaning = "log_det is one number per data point; a mean, or a missing sum over dimensions, hides here"
-    rows = [Row("shape of log_det", OK if good else FAIL, measured, f"({len(s.y)},), float", meaning)]
-    bad = int((~(s.z.flatten(1).isfinite().all(1) & s.log_det.reshape(len(s.y), -1).isfinite().all(1))).sum())
-    meaning = "NaN or infinity in z or log_det: data outside the domain of a layer, or exploding scales"
-    return [*rows, Row("finite", FAIL if bad else OK, f"{bad} of {len(s.y)} not", "0", meaning)]
+    good = s.log_det.shape == (len(s.y),) and s.log_det.is_floating_point() and len(s.z) == len(s.y) and s.z[0].numel() == s.D
+    yield _row("shape of log_det", not good, f"{tuple(s.log_det.shape)}, {s.log_det.dtype}".replace("torch.", ""))
+    bad = int((~(s.z + s.log_det.sum()).flatten(1).isfinite().all(1)).sum())
+    yield _row("finite", bad, f"{bad} of {len(s.z)}")
 
 
 @torch.no_grad()
 def _round_trip(s):
-    tolerance = 1e-3 if s.y.dtype == torch.float32 else 1e-6
-    spread = s.y.std().clamp(min=1e-12)
-    error = ((s.undo(s.core, s.z)[0] - s.y).abs().max() / spread).item()
-    exact, y = s.double(0.05), s.rows(32)
-    formula = ((s.undo(exact, s.run(exact, y)[0])[0] - y).abs().max() / spread).item()
-    wrong = not formula <= 1e-4
-    meaning = "inverse(forward(x)) against x, in standard deviations of x"
-    if wrong:
-        meaning += f"; in float64 it is off by {formula:.1e}, so the inverse is another function: look at masks and at the order of split and join"
-    elif error > tolerance:
-        meaning += f"; in float64 it is {formula:.1e}, so this is rounding, which grows with depth and scale{_growth(s)}"
-    rows = [Row("round trip of data", FAIL if wrong or not error <= tolerance else OK, f"{max(error, formula):.1e}", f"{tolerance:.0e}", meaning)]
+    small, spread = s.small, s.y.std().clamp(min=1e-12)
+    off = lambda module, y: ((s.undo(module, s.run(module, y)[0])[0] - y).abs().max() / spread).item()  # noqa: E731
+    error, formula, more = off(s.core, s.y), off(small.exact, small.exact_y), ""
+    if not formula <= 1e-4:
+        more = f"; off by {formula:.0e} in float64: the inverse is another function, look at masks and joins" + _first_layer(small, off)
+    elif not error <= 1e-3:
+        more = f"; only {formula:.0e} in float64: this is rounding, which grows with depth and scales"
+    if isinstance(s.core, Chain) and len(s.core) >= 4:
+        more += "; " + ", ".join(f"{off(s.core[:n], s.y):.0e} after {n}" for n in (len(s.core) // 4, len(s.core) // 2, len(s.core))) + " layers"
+    yield _row("round trip of data", not (error <= 1e-3 and formula <= 1e-4), f"{max(error, formula):.1e}", more)
     if s.dequantize is not None:
-        lost = int((s.flow.inverse(s.flow.encode(s.x))[0] != s.x).flatten(1).any(1).sum())
-        meaning = "encode puts the noise at bin centres; inverse must return the integers"
-        return [*rows, Row("round trip of images", FAIL if lost else OK, f"{lost} of {len(s.x)} differ", "0", meaning)]
+        lost = int((s.flow.inverse(s.flow.encode(s.x, s.context), s.context)[0] != s.x).flatten(1).any(1).sum())
+        yield _row("round trip of images", lost, f"{lost} of {len(s.x)}")
+        return
     z = torch.randn_like(s.z)
-    latent = (s.run(s.core, s.undo(s.core, z)[0])[0] - z).abs().flatten(1).amax(1).quantile(0.9).item()
-    meaning = "forward(inverse(z)) against z ~ N(0, I), nine rows in ten: what samples suffer"
-    return [*rows, Row("round trip of latents", OK if latent <= 100 * tolerance else FAIL, f"{latent:.1e}", f"{100 * tolerance:.0e}", meaning)]
+    error = (s.run(s.core, s.undo(s.core, z)[0])[0] - z).abs().flatten(1).amax(1).quantile(0.9).item()
+    yield _row("round trip of latents", not error <= 0.1, f"{error:.1e}")
 
 
-def _growth(s):
-    """The error after some of the layers, where there are layers to count."""
-    layers = list(s.core.bijection) if isinstance(s.core, Flow) and hasattr(s.core.bijection, "__len__") else []
-    if len(layers) < 4:
-        return ""
-    errors = []
-    for depth in (len(layers) // 4, len(layers) // 2, len(layers)):
-        part = s.core.bijection[:depth]
-        errors.append(f"{(s.undo(part, s.run(part, s.y)[0])[0] - s.y).abs().max().item():.0e} after {depth} layers")
-    return f" ({', '.join(errors)})"
+def _first_layer(s, error):
+    """The first layer of a chain whose own error is large, in words."""
+    y = s.exact_y
+    for i, layer in enumerate(s.exact if isinstance(s.exact, Chain) else []):
+        if not error(layer, y) <= 1e-4:
+            return f"; first in layer {i}, {type(layer).__name__}"
+        y = s.run(layer, y)[0].detach()
+    return ""
 
 
 def _jacobians(s):
-    name, threshold = "log_det of forward", 1e-4
-    small = s.small()
-    if small is None:
-        why = f"D = {s.D:,} is above {LARGEST_JACOBIAN:,}: check a smaller instance, or layer by layer"
-        return [Row(name, NOTE, "not checked", f"{threshold:.0e}", why)]
-    y = small.rows(4 if small.D <= 64 else 1)
-    worst = 0.0
-    for shake in (0.0, 0.05):
-        core = small.double(shake)
-        jacobian = torch.stack([_jacobian(small, core, row[None]) for row in y])
-        expected = torch.linalg.slogdet(jacobian.double()).logabsdet
-        claimed = small.run(core, y)[1].detach().double()
-        off = (claimed.reshape(len(y), -1).sum(1) - expected).abs() / expected.abs().clamp(min=1)
-        worst = max(worst, off.nan_to_num(math.inf).max().item())
-    threshold = threshold if y.dtype == torch.float64 else 1e-2
-    meaning = "against slogdet of the Jacobian by autograd in float64; a wrong one makes every likelihood wrong, and training climbs the error"
-    rows = [Row(name, OK if worst <= threshold else FAIL, f"{worst:.1e}", f"{threshold:.0e}", meaning)]
-    sees = (jacobian.abs() > 1e-12).any(0)  # (D, D): which inputs each output depends on, weights shaken
-    alone = int((sees.sum(1) <= 1).sum())
-    meaning = "a latent that depends on one input only was never coupled: do the masks alternate?"
-    verdict = FAIL if alone and small.D > 1 and s.is_module else OK
-    return [*rows, Row("dimensions never coupled", verdict, f"{alone} of {small.D}", "0", meaning)]
+    large, s = s, s.small
+    if s.D > LARGEST_JACOBIAN:
+        yield _row("log_det of forward", NOTE, "not checked", f"; D = {s.D:,} is above {LARGEST_JACOBIAN:,}: check a smaller instance of this model")
+        return
+    error, jacobians = _log_det_error(s, s.exact, s.exact_y)
+    more = "" if error <= s.tolerance else _first_layer(s, lambda layer, y: _log_det_error(s, layer, y)[0])
+    more += "" if s is large else f"; the same layers on boards cut out of the images, D = {s.D}"
+    yield _row("log_det of forward", not error <= s.tolerance, f"{error:.1e}", more, f"{s.tolerance:.0e}")
+    alone = int(((jacobians.abs() > 1e-12).any(0).sum(1) <= 1).sum())  # latents that depend on one input at most
+    yield _row("dimensions never coupled", alone and s.D > 1 and (FAIL if s.is_module else NOTE), f"{alone} of {s.D}")
 
 
-def _jacobian(s, core, row):
-    D = row.numel()
-    flat = lambda values: s.run(core, values.view_as(row))[0].flatten()  # noqa: E731
-    try:
-        return torch.autograd.functional.jacobian(flat, row.flatten(), vectorize=True)
-    except RuntimeError:  # an operation that cannot be batched
-        return torch.autograd.functional.jacobian(flat, row.flatten()).view(D, D)
+def _log_det_error(s, module, y):
+    """How far log_det is from slogdet of the Jacobian, relative above 1; and the Jacobians, (B, D, D)."""
+    y = y[: 4 if s.D <= 64 else 1]
+    jacobians = torch.stack([_jacobian(s, module, y, i) for i in range(len(y))]).double()
+    expected, claimed = torch.linalg.slogdet(jacobians).logabsdet, s.run(module, y)[1].detach().double()
+    return ((claimed - expected).abs() / expected.abs().clamp(min=1)).nan_to_num(math.inf).max().item(), jacobians
+
+
+def _jacobian(s, module, y, i, at_once=128):
+    """dz/dx of row i, (D, D): every output is differentiated in a copy of the row."""
+    blocks, row = [], slice(i, i + 1)
+    for outputs in torch.arange(y[i].numel()).split(at_once):
+        copies = y[row].repeat(len(outputs), *[1] * (y.dim() - 1)).requires_grad_()
+        z = s.run(module, copies, row)[0].flatten(1)
+        blocks.append(torch.autograd.grad(z[torch.arange(len(outputs)), outputs].sum(), copies)[0].flatten(1))
+    return torch.cat(blocks)
 
 
 @torch.no_grad()
 def _inverse_log_det(s):
-    core = s.double(0.05)
-    z, there = s.run(core, s.rows(32))
-    back = s.undo(core, z)[1]
-    if back is None:
-        return []
-    off = ((back + there).abs() / there.abs().clamp(min=1)).max().item()
-    threshold = 1e-4 if there.dtype == torch.float64 else 1e-2
-    meaning = "log_det of the inverse must be minus that of forward: densities of samples are wrong otherwise"
-    return [Row("log_det of inverse", OK if off <= threshold else FAIL, f"{off:.1e}", f"{threshold:.0e}", meaning)]
+    def off(module, y):
+        z, there = s.run(module, y)
+        back = s.undo(module, z)[1]
+        return 0.0 if back is None else ((back + there).abs() / there.abs().clamp(min=1)).max().item()
+
+    s = s.small
+    if s.undo(s.core, s.z)[1] is not None:
+        error = off(s.exact, s.exact_y)
+        bad = not error <= s.tolerance
+        yield _row("log_det of inverse", bad, f"{error:.1e}", _first_layer(s, off) if bad else "", f"{s.tolerance:.0e}")
 
 
 def _gradients(s, steps=3):
-    flow = copy.deepcopy(s.flow).train()
+    flow, alive = copy.deepcopy(s.flow).train(), set()
     named = {name: p for name, p in flow.named_parameters() if p.requires_grad}
-    if not named:
-        return []
-    optimizer, alive = torch.optim.Adam(named.values(), lr=1e-3), set()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nll(*_flat(s.run(flow, s.x))).backward()
-        alive |= {name for name, p in named.items() if p.grad is not None and p.grad.abs().max() > 0}
-        optimizer.step()
+    for _ in range(steps if named else 0):
+        flow.zero_grad()
+        z, log_det = s.run(flow, s.x)
+        nll(z.flatten(1), log_det).backward()
+        for name, p in named.items():
+            if p.grad is not None and p.grad.any():
+                alive.add(name)
+                p.data -= 1e-3 * p.grad.sign()
     dead = [name for name in named if name not in alive]
-    meaning = "tensors that got no gradient in three steps of training"
-    meaning += f", the first {dead[0]}: zero times zero, units that never fire, or not in the graph" if dead else ""
-    return [Row("parameters without gradient", FAIL if dead else OK, f"{len(dead)} of {len(named)}", "0", meaning)]
-
-
-def _flat(out):
-    return out[0].flatten(1), out[1]
+    more = f", the first {dead[0]}: zero times zero, units that never fire, or not in the graph" if dead else ""
+    yield _row("parameters without gradient", dead, f"{len(dead)} of {len(named)}", more)
+    silent = s.watch(nn.ReLU, lambda _, inputs, out: not out.any())
+    names = [name for name, is_silent in silent.items() if is_silent]
+    yield _row("dead networks", names, f"{len(names)} of {len(silent)}", f", the first {names[0]}" if names else "")
 
 
 @torch.no_grad()
 def _scales(s):
-    rows = []
-    couplings = [(name, m) for name, m in s.core.named_modules() if isinstance(m, AffineCoupling)]
-    raw = {}
-    hooks = [m.network.register_forward_hook(lambda _, __, out, name=name: raw.update({name: out.chunk(2, 1)[1]})) for name, m in couplings]
-    s.run(s.core, s.y)
-    for hook in hooks:
-        hook.remove()
-    if couplings:
-        largest = max((m.rescale.abs().max() * raw[name].tanh().abs().max()).item() for name, m in couplings)
-        saturated = max((raw[name].tanh().abs() > 0.99).float().mean().item() for name, _ in couplings)
-        measured = f"|s| up to {largest:.2f}; tanh saturated in up to {saturated:.0%}"
-        meaning = "a saturated tanh passes no gradient; a large |s| in one layer stretches rounding errors with it"
-        rows.append(Row("log-scales", NOTE, measured, "", meaning))
-    tails = [m for m in s.core.modules() if isinstance(m, SoftLog)]
-    seen = []
-    hooks = [m.register_forward_hook(lambda m, args, _: seen.append((args[0].abs() > m.tau).float().mean().item())) for m in tails]
-    s.run(s.core, s.y)
-    for hook in hooks:
-        hook.remove()
-    if seen:
-        rows.append(Row("beyond SoftLog's tau", NOTE, f"{max(seen):.2%} of values", "", "SoftLog changes these only; it is for rare outliers"))
-    return [*rows, *_bound(s)]
+    def look(coupling, inputs, _):
+        size = coupling.shift_and_log_scale(coupling.split(inputs[0])[0], *inputs[1:])[1].abs()
+        return size.max().item(), (size > 0.99 * coupling.rescale.abs().max()).float().mean().item()
 
-
-def _bound(s):
-    """Whether log_det stays bounded where no data are: a million times as far out as these."""
-    name = "bound on the scales"
-    meaning = "how log_det, per dimension, grows from 1,000 to 1,000,000 times as far out; without a bound one outlier ends the training"
-    core, y = s.double(0.05), s.rows(32)
-    if isinstance(core, nn.Sequential) and isinstance(core[0], Logit):
+    if seen := list(s.watch(AffineCoupling, look).values()):
+        largest, saturated = map(max, zip(*seen))
+        yield _row("log-scales", NOTE, f"|s| to {largest:.2f}, {saturated:.0%} saturated", " " + " ".join(f"{size:.2f}" for size, _ in seen))
+    for share in s.watch(SoftLog, lambda m, inputs, _: (inputs[0].abs() > m.tau).float().mean().item()).values():
+        yield _row("beyond SoftLog's tau", NOTE, f"{share:.2%} of values")
+    core, y = s.small.exact, s.small.exact_y
+    if isinstance(core, Chain) and isinstance(core[0], Logit):
         y, core = core[0](y)[0], core[1:]
-    elif not s.is_module or any(isinstance(m, Logit) for m in core.modules()) or (y.min() >= 0 and y.max() <= 1):
-        return [Row(name, NOTE, "not probed", "100 nats", "the data end where a first layer's domain may end")]
-    near, far = (s.run(core, factor * y)[1] for factor in (1e3, 1e6))
-    growth = ((far - near).abs().max() / s.D).item()
-    return [Row(name, OK if growth <= 100 else FAIL, f"{growth:.1e} nats", "100 nats", meaning)]
+    if not s.is_module or (y.min() >= 0 and y.max() <= 1):
+        yield _row("bound on the scales", NOTE, "not probed", "; functions, or data in the unit interval, may not go there")
+        return
+    near, far = (s.small.run(core, factor * y)[1] for factor in (1e3, 1e6))
+    growth = ((far - near).abs().max() / s.small.D).item()
+    yield _row("bound on the scales", not growth <= 100, f"{growth:.1e} nats", "; from 1,000 to 1,000,000 times as far out")
 
 
 @torch.no_grad()
 def _latents(s):
     z = s.z.flatten(1).double()
-    measured = f"mean {z.mean():+.2f}, standard deviation {z.std():.2f}"
-    if s.D <= 64:
-        correlation = torch.corrcoef(z.T).nan_to_num(0).fill_diagonal_(0).abs().max().item()
-        measured += f", largest correlation {correlation:.2f}"
-    return [Row("latents", NOTE, measured, "0, 1, 0", "after training they should look standard normal; before, anything goes")]
+    correlation = f", {torch.corrcoef(z.T).nan_to_num(0).fill_diagonal_(0).abs().max():.2f}" if 1 < s.D <= 64 else ""
+    yield _row("latents", NOTE, f"{z.mean():+.2f}, {z.std():.2f}{correlation}")
 
 
 @torch.no_grad()
-def _batch(s):
-    again = s.run(s.core, s.y)
-    same = torch.equal(again[0], s.z) and torch.equal(again[1], s.log_det)
-    meaning = "the same data twice in evaluation mode; dropout, or noise in a layer that should have none"
-    rows = [Row("determinism", OK if same else FAIL, "equal" if same else "differs", "equal", meaning)]
-    off = math.inf
-    with contextlib.suppress(ValueError, RuntimeError):  # batch norm in training mode refuses a single row
-        alone = s.run(s.core, s.y[:1])
-        off = max((alone[0] - s.z[:1]).abs().max().item(), (alone[1] - s.log_det[:1]).abs().max().item() / s.D)
-    off = off if math.isfinite(off) else math.inf
-    meaning = "a row alone against the same row in its batch, in evaluation mode: batch statistics must not be used there"
-    return [*rows, Row("rows leak into one another", OK if off <= 1e-2 else FAIL, f"{off:.1e}", "1e-02", meaning)]
+def _modes(s):
+    def off(out, n):
+        error = sum(((new - old[:n]).abs() / (1 + old[:n].abs())).max().item() for new, old in zip(out, (s.z, s.log_det)))
+        return math.inf if math.isnan(error) else error
 
-
-@torch.no_grad()
-def _train_and_eval(s):
-    trained = copy.deepcopy(s.core).train()
-    per_dim = [nll(*_flat(s.run(core, s.y))).item() / s.D for core in (trained, s.core)]
-    gap = abs(per_dim[1] - per_dim[0])
-    meaning = f"loss per dimension in training mode {per_dim[0]:.2f}, in evaluation mode {per_dim[1]:.2f}: a gap means statistics of other weights"
-    return [Row("training and evaluation", OK if gap <= 0.2 else FAIL, f"{gap:.2f} nats", "0.20 nats", meaning)]
+    error = off(s.run(s.core, s.y), len(s.y))
+    yield _row("determinism", error > 1e-5, f"{error:.1e}")
+    try:
+        error = off(s.run(s.core, s.y[:1]), 1)
+    except (ValueError, RuntimeError):  # batch norm in training mode refuses a single row
+        error = math.inf
+    yield _row("rows leak into one another", error > 1e-2, f"{error:.1e}")
+    z, log_det = s.run(copy.deepcopy(s.core).train(), s.y)
+    training, evaluation = nll(z.flatten(1), log_det).item() / s.D, nll(s.z.flatten(1), s.log_det).item() / s.D
+    gap = abs(training - evaluation)
+    yield _row("training and evaluation", not gap <= 0.2, f"{gap:.2f} nats", f"; training {training:.2f}, evaluation {evaluation:.2f}")
 
 
 @torch.no_grad()
 def _state(s):
-    if not s.is_module:
-        return []
-    attributes = [(f"{name}.{key}", value) for name, module in s.flow.named_modules() for key, value in vars(module).items()]
-    lost = [name for name, value in attributes if torch.is_tensor(value)]
-    lost += [f"{name}.{flag}" for name, flag in _flags_that_decide(s)]
+    inputs, lost = s.watch(nn.Module, lambda _, inputs, __: inputs), []
+    for name, module in s.core.named_modules():
+        for key in set(vars(module)) - set(vars(nn.Module())) if not type(module).__module__.startswith("torch.") else ():
+            value = getattr(module, key)
+            if torch.is_tensor(value) or (isinstance(value, bool) and name in inputs and _starts_again(module, inputs[name], key)):
+                lost.append(f"{name}.{key}".strip("."))
     if built := getattr(s.flow, "built_by", None):
-        fresh = models.build(built["builder"], **built["arguments"])
+        fresh = build(built["builder"], **built["arguments"])
         fresh.load_state_dict(s.flow.state_dict())
-        fresh = fresh.to(next(s.flow.parameters())).eval()
-        noise = {"noise": s.flow.draw_noise(len(s.x), torch.Generator().manual_seed(0))}
-        before, after = (flow(s.x, s.context, **noise) for flow in (s.flow, fresh))
-        lost += [] if all(map(torch.equal, before, after)) else ["a fresh model with this state differs"]
-    meaning = "state outside of parameters and buffers does not survive saving" + (f": {lost[0]}" if lost else "")
-    return [Row("state lost by saving", FAIL if lost else OK, f"{len(lost)} found", "0", meaning)]
+        core = fresh.bijection.to(s.z).eval()
+        lost += [] if torch.equal(s.run(core[1:] if s.dequantize else core, s.y)[0], s.z) else ["something: a fresh model with this state differs"]
+    yield _row("state lost by saving", lost, f"{len(lost)} found", f": {', '.join(lost)}" if lost else "")
 
 
-def _flags_that_decide(s):
-    """Plain Python flags that, when they are as in a fresh model, make forward write its own parameters anew."""
-    for name, module in s.flow.named_modules():
-        if type(module).__module__.startswith(("torch.", "flowlib.")):
-            continue  # those keep their state in buffers
-        for flag in [key for key, value in vars(module).items() if isinstance(value, bool) and key != "training" and not key.startswith("_")]:
-            flow = copy.deepcopy(s.flow).train()
-            owner = flow.get_submodule(name)
-            before = {key: value.clone() for key, value in owner.state_dict().items() if "running" not in key and "tracked" not in key}
-            setattr(owner, flag, not getattr(owner, flag))
-            with contextlib.suppress(Exception):  # most flags say how to compute, and computing otherwise fails
-                s.run(flow, s.x[: len(s.x) // 2])  # other data than those that it may have started from
-            after = owner.state_dict()
-            if any(not torch.equal(after[key], value) for key, value in before.items()):
-                yield name, flag
+def _starts_again(module, inputs, flag):
+    """Whether a layer with this flag the other way round, as in a fresh model, loads its weights and then writes them anew."""
+    if module._load_state_dict_pre_hooks:
+        return False  # it sees to that itself
+    fresh = copy.deepcopy(module).train()
+    setattr(fresh, flag, not getattr(fresh, flag))
+    fresh.load_state_dict(module.state_dict())
+    with contextlib.suppress(Exception):  # most flags say how to compute, and the other way fails
+        fresh(2 * inputs[0], *inputs[1:])  # other data than it may have started from
+    return any(not torch.equal(new, old) for new, old in zip(fresh.parameters(), module.parameters()))
 
 
 @torch.no_grad()
 def _data(s):
-    if s.dequantize is not None:
-        u = s.dequantize(s.x)[0] * s.dequantize.levels - s.x
-        low, high, spread = u.min().item(), u.max().item(), u.std().item()
-        uniform = isinstance(s.dequantize, VariationalDequantize) or (low >= -1e-3 and high <= 1 + 1e-3 and abs(spread - 12**-0.5) < 0.02)
-        meaning = "the noise must fill its bin, with standard deviation 0.289 if uniform; half of it is a density on half of the values"
-        return [Row("dequantisation noise", OK if uniform else FAIL, f"{low:.2f} to {high:.2f}, deviation {spread:.3f}", "0 to 1", meaning)]
-    values = s.x.flatten()
-    distinct, repeated = len(values.unique()), len(values)
-    discrete = s.D >= 16 and distinct <= 1024 and repeated >= 20 * distinct
-    meaning = "values on a lattice have densities without bound: add uniform noise of one step (Dequantize)"
-    return [Row("data are continuous", FAIL if discrete else OK, f"{distinct:,} distinct in {repeated:,}", "", meaning)]
+    if s.dequantize is None:
+        distinct, values = len(s.y.unique()), s.y.numel()
+        yield _row("data are continuous", distinct <= 1024 and values >= 20 * distinct, f"{distinct:,} distinct of {values:,}")
+    if s.unit_interval and not isinstance(s.dequantize, VariationalDequantize):
+        u = (s.y * 256) % 1 if s.dequantize is None else s.y * s.dequantize.levels - s.x
+        bad = abs(u.std() - 12**-0.5) > 0.02 or abs(u.mean() - 0.5) > 0.05
+        yield _row("dequantisation noise", bool(bad), f"{u.mean():.2f}, {u.std():.3f}")
 
 
 @torch.no_grad()
-def _integral(s, side=500):
-    if s.y[0].numel() != 2 or s.context is not None:
-        return []
-    samples = s.undo(s.core, torch.randn(4_000, *s.z.shape[1:]).to(s.z))[0]
-    points = torch.cat([samples[samples.isfinite().all(1)], s.y])
-    low, high = points.amin(0), points.amax(0)
+def _integral(s, side=256):
+    if s.y[0].shape != (2,) or s.context is not None:
+        return
+    points = torch.cat([s.y, s.undo(s.core, torch.randn(4_000, 2).to(s.z))[0]])
+    low, high = points[points.isfinite().all(1)].quantile(torch.tensor([0.001, 0.999]).to(points), dim=0)
     low, high = low - 0.25 * (high - low), high + 0.25 * (high - low)
-    axes = [torch.linspace(low[i], high[i], side + 1, dtype=s.y.dtype)[:-1] + (high[i] - low[i]) / (2 * side) for i in range(2)]
-    grid = torch.cartesian_prod(*axes)
-    z, log_det = (torch.cat(parts) for parts in zip(*(s.run(s.core, piece) for piece in grid.split(50_000))))
-    total = (standard_normal_log_prob(z).double() + log_det.double()).exp().sum().item() * ((high - low).prod() / side**2).item()
-    meaning = "the density summed over a grid around data and samples; not 1: wrong log_det, or mass in a filament finer than the grid"
-    return [Row("integral of the density", OK if abs(total - 1) <= 0.05 else FAIL, f"{total:.3f}", "1 +- 0.05", meaning)]
+    centres = (torch.arange(side).to(s.y) + 0.5) / side
+    z, log_det = s.run(s.core, low + (high - low) * torch.cartesian_prod(centres, centres))
+    total = (standard_normal_log_prob(z) + log_det).double().exp().mean().item() * (high - low).prod().item()
+    yield _row("integral of the density", not abs(total - 1) <= 0.05, f"{total:.3f}")
 
 
-CHECKS = [_shapes, _round_trip, _jacobians, _inverse_log_det, _gradients, _scales, _latents, _batch, _train_and_eval, _state, _data, _integral]
+EVERY_TIME = [_round_trip, _jacobians, _inverse_log_det, _gradients, _scales, _latents, _modes, _state, _data, _integral]
 
 
 def _loss(s, loss):
     z, log_det = s.z.flatten(1).clone().requires_grad_(), s.log_det.clone().requires_grad_()
-    value = loss(z, log_det)
-    by_z, by_log_det = torch.autograd.grad(value, (z, log_det), allow_unused=True)
-    prior = by_z is not None and by_z.abs().max() > 0
-    meaning = "without log N(z; 0, I) nothing holds the scales back: the loss falls for ever"
-    rows = [Row("prior in the loss", OK if prior else FAIL, "yes" if prior else "no", "yes", meaning)]
+    by_z, by_log_det = torch.autograd.grad(loss(z, log_det).mean(), (z, log_det), allow_unused=True)
     slope = 0.0 if by_log_det is None else by_log_det.sum().item()
-    meaning = "the loss must fall as log_det rises, by 1 per nat of a mean: -log p = -log N(z) - log_det"
-    return [*rows, Row("log_det in the loss", OK if slope < 0 else FAIL, f"slope {slope:+.2f}", "below 0", meaning)]
+    pull = 0.0 if by_z is None else ((by_z * z).sum() / z.square().sum()).item() * len(z)  # 1 for the mean of |z|^2 / 2
+    yield _row("log_det in the loss", not slope < 0, f"{slope:+.3g}")
+    weight = pull / (abs(slope) or 1.0)
+    yield _row("prior in the loss", not abs(weight - 1) <= 0.1, f"{weight:.3g}")
 
 
 @torch.no_grad()
 def _bits_per_dim(s, given):
-    name, shape = "bits/dim", s.x.shape[1:]
-    if s.dequantize is None:
-        ok = 0 < given <= 8
-        meaning = "of 8-bit data: 8 is what no model at all needs, below 0 no code can go; was the noise, or log 256, forgotten?"
-        return [Row(name, OK if ok else FAIL, f"{given:.3f}", "0 to 8", meaning)]
-    own = to_bits(s.flow.log_prob(s.x, s.context, seed=0), shape).mean().item()
-    logits = [m for m in s.flow.bijection if isinstance(m, Logit)]
-    term = to_bits(logits[0](s.y)[1], shape).mean().item() if logits else 0.0
-    levels = s.dequantize.bits
-    stories = {f"log {2**levels} ({levels} bits) is missing": own - levels, "the logit's log_det is missing": own - term}
-    stories |= {f"log {2**levels} and the logit's log_det are missing": own - levels - term, f"log {2**levels} was added twice": own + levels}
-    measured, off = f"{given:.3f}", abs(given - own)
-    meaning = f"measured here: {own:.3f} on {len(s.x)} data points"
-    for story, figure in stories.items():
-        if off > 0.1 and abs(given - figure) <= 0.1:
-            meaning += f"; {story}: {own:.3f} {figure - own:+.3f} = {figure:.3f}"
-    return [Row(name, OK if off <= 0.1 else FAIL, measured, f"{own:.3f} +- 0.1", meaning)]
+    bits = lambda nats: to_bits(nats, s.x.shape[1:]).mean().item()  # noqa: E731
+    levels = 8 if s.dequantize is None else s.dequantize.bits
+    if not s.unit_interval:
+        more = f"; is log {2**levels} missing? {given:.3f} + {levels} = {given + levels:.3f}" if -levels < given <= 0 else ""
+        yield _row("bits/dim", not 0 < given <= levels, f"{given:.3f}", more, f"0 to {levels}")
+        return
+    own = bits(standard_normal_log_prob(s.z.flatten(1)) + s.log_det) + levels
+    logit = bits(s.core[0](s.y)[1]) if isinstance(s.core, Chain) and isinstance(s.core[0], Logit) else 0.0
+    stories = {f"log {2**levels} is missing": -levels, "the logit's log_det is missing": -logit}
+    stories |= {f"log {2**levels} and the logit's log_det are missing": -levels - logit, f"log {2**levels} was added twice": levels}
+    more = f"; measured here on {len(s.x)} rows: {own:.3f}"
+    for story, change in stories.items():
+        if abs(given - own) > 0.1 and abs(given - own - change) <= 0.1:
+            more += f"; {story}: {own:.3f} {change:+.3f} = {own + change:.3f}"
+    yield _row("bits/dim", not abs(given - own) <= 0.1, f"{given:.3f}", more, f"{own:.3f} ± 0.1")
