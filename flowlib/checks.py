@@ -234,10 +234,13 @@ def _row(check, bad, measured, more="", threshold=None):
 
 
 def _shapes(s):
-    good = s.log_det.shape == (len(s.y),) and s.log_det.is_floating_point() and len(s.z) == len(s.y) and s.z[0].numel() == s.D
-    yield _row("shape of log_det", not good, f"{tuple(s.log_det.shape)}, {s.log_det.dtype}".replace("torch.", ""))
-    bad = int((~(s.z + s.log_det.sum()).flatten(1).isfinite().all(1)).sum())
-    yield _row("finite", bad, f"{bad} of {len(s.z)}")
+    fits = len(s.z) == len(s.y) and s.z[0].numel() == s.D
+    good = s.log_det.shape == (len(s.y),) and s.log_det.is_floating_point()
+    more = "" if fits else f"; and z must have as many values as x, not {tuple(s.z.shape)} for {tuple(s.y.shape)}"
+    yield _row("shape of log_det", not (good and fits), f"{tuple(s.log_det.shape)}, {s.log_det.dtype}".replace("torch.", ""), more)
+    if good and fits:
+        bad = int((~(s.z.flatten(1).isfinite().all(1) & s.log_det.isfinite())).sum())
+        yield _row("finite", bad, f"{bad} of {len(s.z)}")
 
 
 @torch.no_grad()
@@ -376,6 +379,7 @@ def _modes(s):
         error = off(s.run(s.core, s.y[:1]), 1)
     except (ValueError, RuntimeError):  # batch norm in training mode refuses a single row
         error = math.inf
+        s.core.eval()
     yield _row("rows leak into one another", error > 1e-2, f"{error:.1e}")
     z, log_det = s.run(copy.deepcopy(s.core).train(), s.y)
     training, evaluation = nll(z.flatten(1), log_det).item() / s.D, nll(s.z.flatten(1), s.log_det).item() / s.D
@@ -464,4 +468,4 @@ def _bits_per_dim(s, given):
     for story, change in stories.items():
         if abs(given - own) > 0.1 and abs(given - own - change) <= 0.1:
             more += f"; {story}: {own:.3f} {change:+.3f} = {own + change:.3f}"
-    yield _row("bits/dim", not abs(given - own) <= 0.1, f"{given:.3f}", more, f"{own:.3f} ± 0.1")
+    yield _row("bits/dim", not (given > 0 and abs(given - own) <= 0.1), f"{given:.3f}", more, f"{own:.3f} ± 0.1")

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import time
 
 import pytest
 import torch
@@ -42,6 +43,23 @@ class WrongSign(AffineCoupling):
     def forward(self, x, context=None):
         z, log_det = super().forward(x, context)
         return z, -log_det
+
+
+class OtherHalf(Bijection):
+    """Scales the right half, and counts the other in the log-determinant."""
+
+    def __init__(self, flip):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 4))
+        self.register_buffer("m", alternating(2, flip=flip).float())
+
+    def forward(self, x, context=None):
+        shift, s = self.network(self.m * x).chunk(2, 1)
+        return self.m * x + (1 - self.m) * (x * s.tanh().exp() + shift), (self.m * s.tanh()).sum(1)
+
+    def inverse(self, z, context=None):
+        shift, s = self.network(self.m * z).chunk(2, 1)
+        return self.m * z + (1 - self.m) * (z - shift) * (-s.tanh()).exp(), -(self.m * s.tanh()).sum(1)
 
 
 class MaskTimesScale(Bijection):
@@ -202,6 +220,7 @@ BUGS = {  # name: the flow, the data, further arguments, the check that must fai
     "wrong sign in the loss": (lambda: pair(AffineCoupling), X, {"loss": lambda z, d: losses.nll(z, -d)}, "log_det in the loss"),
     "wrong sign of log_det": (lambda: pair(WrongSign), X, {}, "log_det of forward"),
     "mask times s": (lambda: flow_2d(MaskTimesScale(False), MaskTimesScale(True)), X, {}, "round trip of data"),
+    "mask times s in the determinant": (lambda: flow_2d(OtherHalf(False), OtherHalf(True)), X, {}, "log_det of forward"),
     "masks never alternate": (lambda: flow_2d(coupling(), ActNorm(2), coupling()), X, {}, "dimensions never coupled"),
     "unbounded scale": (lambda: pair(Unbounded), X, {}, "bound on the scales"),
     "no dequantisation": (continuous_images, IMAGES.flatten(1) / 255, {}, "data are continuous"),
@@ -447,7 +466,31 @@ def test_two_functions_will_do():
 def test_a_log_det_of_the_wrong_shape_or_dtype_ends_the_report(log_det):
     report = check_flow(x=X, forward=lambda x: (x, log_det(x)), inverse=lambda z: z)
     assert report.failed == ["shape of log_det"]
-    assert len(report.rows) == 2
+    assert len(report.rows) == 1
+
+
+def test_a_z_of_another_size_is_named():
+    report = check_flow(x=X, forward=lambda x: (x[:, :1], x[:, 0]), inverse=lambda z: z)
+    assert report.failed == ["shape of log_det"]
+    assert report.rows[0].meaning.endswith("not (256, 1) for (256, 2)")
+
+
+def test_rows_that_are_not_finite_are_counted():
+    x = X.clone()
+    x[3] = 1e30
+    report = check_flow(x=x, forward=lambda x: (x * x.abs(), x[:, 0]), inverse=lambda z: z)
+    assert report.failed == ["finite"]
+    assert report["finite"].measured == "1 of 256"
+
+
+MNIST_SIZE = IMAGES.repeat(1, 1, 4, 4)[..., 2:30, 2:30]
+
+
+@pytest.mark.parametrize(("build", "x"), [(models.nice_2d, X), (lambda: models.realnvp_mlp(hidden=(64,)), MNIST_SIZE)], ids=["plane", "image"])
+def test_it_takes_seconds(build, x):
+    flow, start = randomise(build(), size=0.01), time.process_time()
+    check_flow(flow, x, loss=losses.nll)
+    assert time.process_time() - start < 5
 
 
 # The report
