@@ -193,6 +193,8 @@ class Subject:
         flow = copy.deepcopy(self.flow)
         (C, H, W), modules = flow.shape, list(flow.modules())
         h = w = 2 ** max([2, *(len(m.scales) for m in modules if isinstance(m, MultiScale))])
+        if h >= min(H, W):
+            return None  # as small as it can be
         for module in modules:
             for name, board in module.named_buffers(recurse=False):
                 if board.dtype == torch.bool and board.dim() == 2:

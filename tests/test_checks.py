@@ -583,3 +583,14 @@ def test_a_conditional_flow_is_checked_with_its_context():
     assert "integral of the density" not in [row.check for row in report.rows]
     with pytest.raises(ValueError, match="built for a context of 3 features"):
         check_flow(flow, X)
+
+
+def test_a_flow_of_four_scales_is_cut_as_small_as_it_can_be(monkeypatch):
+    monkeypatch.setattr(checks, "LARGEST_JACOBIAN", 200)  # even the smallest board, 16 x 16, is above it
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (32, 1, 32, 32), dtype=torch.uint8)
+    flow = models.realnvp_image((1, 32, 32), scales=4, width=4, blocks=1)
+    training.fit(flow, images, steps=1, batch_size=32, seed=0, progress=False)
+    row = check_flow(flow, images)["log_det of forward"]
+    assert (row.verdict, row.measured) == ("note", "not checked")
+    assert "D = 256 is above 200" in row.meaning
