@@ -57,7 +57,7 @@ def test_the_small_cifar10_model_is_small():
 @pytest.mark.parametrize(("size", "scales"), [(64, 5), (32, 4)])
 def test_models_of_faces_end_in_boards_of_4_by_4(size, scales):
     arguments = recipes.faces_model(size, width=32, blocks=2)
-    assert arguments == {"shape": (3, size, size), "scales": scales, "width": 32, "blocks": 2}
+    assert arguments == {"shape": (3, size, size), "scales": scales, "width": 32, "blocks": 2, "doubling": True}
     assert size // 2 ** (scales - 1) == 4
 
 
