@@ -275,6 +275,8 @@ class BatchNorm(Bijection):
         self.register_buffer("running_var", torch.ones(C))
         changed = None if mask is None else ~mask.view(-1, 1, 1) if mask.dim() == 1 else ~mask
         self.register_buffer("changed", changed, persistent=False)
+        board = changed is not None and changed.dim() == 2
+        self.register_buffer("positions", changed.flatten().nonzero()[:, 0] if board else None, persistent=False)
 
     def forward(self, x, context=None):
         check_width(x, len(self.running_mean))
@@ -304,8 +306,8 @@ class BatchNorm(Bijection):
         """Mean and biased variance of every channel over the batch and the positions that changed."""
         if x.numel() == x.shape[1]:
             raise ValueError(f"BatchNorm cannot train on one value per channel (input of shape {tuple(x.shape)}): use a larger batch")
-        if self.changed is not None and self.changed.dim() == 2:
-            x = x[:, :, self.changed]
+        if self.positions is not None:
+            x = x.flatten(2).index_select(2, self.positions)  # x[:, :, changed] would wait for the device
         var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
         if self.moving_average:
             mean, var = torch.lerp(self.running_mean, mean, self.momentum), torch.lerp(self.running_var, var, self.momentum)
