@@ -3,13 +3,14 @@
 python benchmarks/results.py            train what is missing from data/pretrained, going on where a run was cut off: with a
                                         CUDA GPU every recipe, without one those that two cores can train
 python benchmarks/results.py moons      only these, even if they are there
+python benchmarks/results.py --further mnist    train a shipped flow once more from where its weights are: its optimiser's state is
+                                        gone, so the learning rate warms up again; the card adds up both and counts the sittings
 python benchmarks/results.py --table    write the tables only
 """
 
 import argparse
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -31,10 +32,13 @@ LARGEST = 7_000_000  # parameters of a model whose weights are shipped; of large
 MOVIES = {"mnist_plain": "05_mnist_plain"}  # runs whose samples are shown as they change, and the name of the pictures
 
 
-def ship(name):
-    """Train one recipe in runs/<name>, score it, and put it with its card into data/pretrained."""
-    run, path = ROOT / "runs" / name, checkpoints.PRETRAINED / f"{name}.safetensors"
-    trained, examples, history = recipes.train(name, seed=SEED, run=run, resume=True)
+def ship(name, further=False):
+    """Train one recipe in runs/<name>, score it, and put it with its card into data/pretrained; `further`: from the flow there."""
+    path = checkpoints.PRETRAINED / f"{name}.safetensors"
+    before = checkpoints.read_card(path)["results"] if further else {}
+    sitting = before.get("sittings", 1) + 1 if further else 1
+    run, seed = ROOT / "runs" / (f"{name}_sitting_{sitting}" if further else name), SEED + sitting - 1
+    trained, examples, history = recipes.train(name, start=path if further else None, seed=seed, run=run, resume=True)
     if history.interrupted:
         raise SystemExit(130)
     flow = checkpoints.load(run)
@@ -46,9 +50,13 @@ def ship(name):
         "seconds": round(history.seconds, 1),
     }
     if isinstance(examples, data.ImageSet):
-        results |= image_results(name, flow, examples, history, path)
-        shutil.copy(run / "metrics.jsonl", path.with_suffix(".metrics.jsonl"))
-    checkpoints.save(flow, path, seed=SEED, results=results, half=results.get("weights") == "float16")
+        results |= image_results(name, flow, examples, history, run)
+        metrics = path.with_suffix(".metrics.jsonl")
+        checkpoints.write(metrics, (metrics.read_bytes() if further else b"") + (run / "metrics.jsonl").read_bytes())
+    if further:
+        summed = {key: round(before[key] + results[key], 1) for key in ("steps", "seconds", "epochs", "images_seen") if key in results}
+        results |= {**summed, "sittings": sitting}
+    checkpoints.save(flow, path, seed=seed, results=results, half=results.get("weights") == "float16")
     if results["parameters"] > LARGEST:
         path.unlink()
     if name in MOVIES:
@@ -56,7 +64,7 @@ def ship(name):
     print(f"{name}: {results}")
 
 
-def image_results(name, flow, examples, history, path):
+def image_results(name, flow, examples, history, run):
     """What an image flow's card says besides: epochs and images seen, how fast, the tighter bound, what float16 weights cost.
 
     Those are shipped if they cost less than 0.001 bits/dim on the first 1,000 test images. The tighter bound is that of 8 draws
@@ -64,8 +72,8 @@ def image_results(name, flow, examples, history, path):
     times the forward FLOPs over the whole training, evaluations and all, in the fastest matrix product measured afterwards.
     """
     first = recipes.score(flow, examples, limit=1_000)["bits_per_dim"]
-    checkpoints.save(flow, path, half=True)
-    cost = recipes.score(checkpoints.load(path).to(DEVICE), examples, limit=1_000)["bits_per_dim"] - first
+    checkpoints.save(flow, run / "half.safetensors", half=True)
+    cost = recipes.score(checkpoints.load(run / "half.safetensors").to(DEVICE), examples, limit=1_000)["bits_per_dim"] - first
     draws, limit = 16 if examples.name == "cifar10" else 8, None if DEVICE == "cuda" else 1_000
     tight = recipes.score(flow, examples, draws=draws, limit=limit, progress=True)
     seen = len(history.loss) * recipes.RECIPES[name].training["batch_size"]
@@ -109,7 +117,8 @@ def cards():
 def made(card):
     """The last columns of both tables."""
     r = card["results"]
-    return f"{r['steps']:,} | {r['seconds']:,.0f} s | {card['seed']} | {card['hardware']} | {card['date']} |"
+    sittings = f" in {r['sittings']} sittings" if "sittings" in r else ""
+    return f"{r['steps']:,}{sittings} | {r['seconds']:,.0f} s | {card['seed']} | {card['hardware']} | {card['date']} |"
 
 
 def tighter(results):
@@ -128,8 +137,8 @@ def tables():
     ]
     images = [
         "| checkpoint | model | data | parameters | test bits/dim, one draw | several draws | test images | images seen "
-        "| steps | training | seed | hardware | date |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| images/s | share of peak | steps | training | seed | hardware | date |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, card in cards().items():
         r = card["results"]
@@ -139,7 +148,9 @@ def tables():
         else:
             bits = f"{r['bits_per_dim']:.3f} ± {r['bits_per_dim_standard_error']:.3f} | {tighter(r)} | {r['test_images']:,}"
             seen = r.get("images_seen", r["steps"] * recipes.RECIPES[name].training["batch_size"])
-            images.append(f"{start} {bits} | {seen:,} | {made(card)}")
+            share = f"{r['share_of_bfloat16_peak']:.1%}" if "share_of_bfloat16_peak" in r else "not measured"
+            speed = r.get("images_per_second", seen / r["seconds"])
+            images.append(f"{start} {bits} | {seen:,} | {speed:,.0f} | {share} | {made(card)}")
     missing = ", ".join(f"`{name}`" for name in ON_GPU if name not in cards())
     note = f"\n\nNot trained yet, for want of a GPU: {missing}. `make results` on a machine with one trains them." if missing else ""
     return "\n".join([*plane, "", *images]) + note
@@ -153,15 +164,18 @@ def with_tables(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(ON_CPU + ON_GPU)}")
+    parser.add_argument("--further", action="store_true", help="go on from the weights that are shipped")
     parser.add_argument("--table", action="store_true", help="write the tables only")
     args = parser.parse_args()
     if unknown := set(args.names) - {*ON_CPU, *ON_GPU}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if args.further and not args.names:
+        parser.error("--further needs the names of the flows to go on with")
     torch.set_num_threads(1)  # the same figures whatever the number of cores
     torch.backends.cudnn.allow_tf32 = False  # figures are those of float32
     missing = [name for name in ON_CPU + (ON_GPU if DEVICE == "cuda" else []) if name not in cards()]
     for name in [] if args.table else args.names or missing:
-        ship(name)
+        ship(name, args.further)
     readme = ROOT / "README.md"
     readme.write_text(with_tables(readme.read_text()))
 

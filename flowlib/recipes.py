@@ -128,12 +128,13 @@ RECIPES |= {
 }
 
 
-def train(name, *, seed=0, size=None, limit=None, run=None, resume=False, standin=False, progress=True, **changes):
+def train(name, *, start=None, seed=0, size=None, limit=None, run=None, resume=False, standin=False, progress=True, **changes):
     """Build the recipe's model, train it with the recipe's arguments (and `changes` to them); return flow, data and history.
 
-    `size` (64 or 32) is that of faces; the model gets as many scales as end in boards of 4 x 4. `limit` takes only the first
-    so many images. `standin` lets other images stand in for a set that cannot be had. Raises ValueError for an unknown name,
-    and whatever `data.load` and `training.fit` raise.
+    `start` names a flow (as `checkpoints.load` takes it) whose weights training starts from; resume with the same. `size` (64
+    or 32) is that of faces; the model gets as many scales as end in boards of 4 x 4. `limit` takes only the first so many
+    images. `standin` lets other images stand in for a set that cannot be had. Raises ValueError for an unknown name, for a
+    start of another model, and whatever `checkpoints.load`, `data.load` and `training.fit` raise.
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
@@ -149,6 +150,11 @@ def train(name, *, seed=0, size=None, limit=None, run=None, resume=False, standi
             settings["validation"] = min(settings["validation"], len(examples.train) // 10)  # a folder may hold few images
     torch.manual_seed(seed)
     flow = models.build(recipe.model, **arguments)
+    if start is not None:
+        try:
+            flow.load_state_dict(checkpoints.load(start).state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"{start} is another model than that of the recipe {name}: {error}") from error
     if "steps" in changes or "epochs" in changes:
         settings = {key: value for key, value in settings.items() if key not in ("steps", "epochs")}
     history = training.fit(flow, examples, seed=seed, run=run, resume=resume, progress=progress, **{**settings, **changes})

@@ -73,6 +73,7 @@ class Settings:
     flip: bool
     validation: int
     precision: str
+    compile: bool
     seed: int
 
     def __post_init__(self):
@@ -117,6 +118,7 @@ def fit(
     flip=False,
     validation=0,
     precision="auto",
+    compile=False,
     seed=None,
     snapshots=0,
     run=None,
@@ -139,6 +141,7 @@ def fit(
     validation  rows held out from the end of the data; their loss is reported after every epoch
     precision   "bfloat16": the networks of the couplings compute in it, all else in float32, as evaluation does; "float32";
                 "auto": bfloat16 for convolutional networks on hardware that has it
+    compile     True: train through `torch.compile`, which takes a minute or more to start; validation and samples do without
     seed        fixes the data order, noise and fresh points; the initial weights are the caller's (`torch.manual_seed`)
     snapshots   how many copies of the flow to keep, evenly spaced from before the first step to after the last
     run         a folder for metrics, samples and checkpoints (see `flowlib.runs`), written after every epoch (for a density,
@@ -172,7 +175,7 @@ def fit(
         if epochs is not None:
             steps = whole_number("epochs", epochs, at_least=1) * batches.per_epoch
         steps = 4_000 if steps is None else steps
-        settings = Settings(steps, batch_size, lr, betas, schedule, clip, ema, weight_decay, flip, validation, precision, seed)
+        settings = Settings(steps, batch_size, lr, betas, schedule, clip, ema, weight_decay, flip, validation, precision, compile, seed)
         folder = None if run is None else Run(run, _config(flow, data, settings), resume, accelerator.is_main_process)
         with one_thread_if_small(flow, batch_size):
             return _Training(flow, batches, settings, folder, accelerator).run(snapshots, home, progress)
@@ -231,7 +234,8 @@ class _Training:
         self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and _gains_from_bfloat16(flow))
         if self.bfloat16:
             flow.to(memory_format=torch.channels_last)
-        self.model = accelerator.prepare(flow.train())
+        prepared = accelerator.prepare(flow.train())
+        self.model = torch.compile(prepared) if settings.compile else prepared
         self.keeper = _Keeper(flow, settings.lr)
 
     def run(self, snapshots, home, progress):

@@ -66,6 +66,16 @@ def test_a_size_for_images_that_have_one_is_refused():
         recipes.train("mnist_plain", size=32)
 
 
+def test_training_can_start_from_another_flow_of_the_same_model(narrow_faces, tmp_path):
+    first = recipes.train("celeba", size=32, steps=1, batch_size=16, run=tmp_path / "first", progress=False)[0]
+    start = tmp_path / "first" / "last.safetensors"
+    second = recipes.train("celeba", start=start, size=32, steps=1, batch_size=16, lr=1e-9, seed=5, progress=False)[0]
+    for p, q in zip(first.parameters(), second.parameters()):
+        assert_close(q, p, 1e-6)
+    with pytest.raises(ValueError, match=r"another model than that of the recipe celeba: Error.* in loading state_dict"):
+        recipes.train("celeba", start=start, size=64, steps=1, progress=False)
+
+
 @pytest.fixture
 def narrow_faces(monkeypatch):
     """The recipe `celeba`, four features wide, with procedural faces in place of CelebA."""

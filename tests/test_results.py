@@ -2,11 +2,12 @@
 
 import importlib.util
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
 
-from flowlib import checkpoints, data, recipes
+from flowlib import checkpoints, data, models, recipes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "results.py"
 TINY = recipes.Recipe("a test", "tiny", "realnvp_image", {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1}, {"epochs": 2, "batch_size": 8})
@@ -38,7 +39,8 @@ def test_a_card_holds_the_figures_of_the_table(results):
     assert 64 / card["images_per_second"] == pytest.approx(card["seconds"], abs=0.06)  # which is rounded to a tenth
     assert card["share_of_bfloat16_peak"] >= 0
     assert card["bits_per_dim_8_draws"] <= card["bits_per_dim"] + 0.2
-    assert f"{card['bits_per_dim']:.3f}" in results.tables() and "64 | 8 |" in results.tables()
+    speed = f"| 64 | {card['images_per_second']:.0f} | {card['share_of_bfloat16_peak']:.1%} | 8 |"
+    assert f"{card['bits_per_dim']:.3f}" in results.tables() and speed in results.tables()
     assert torch.isfinite(checkpoints.load("tiny").log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))).all()
 
 
@@ -48,6 +50,31 @@ def test_of_a_large_model_only_the_card_is_shipped(results, monkeypatch):
     assert results.cards()["tiny"]["results"]["parameters"] > 10
     assert sorted(path.suffix for path in checkpoints.PRETRAINED.iterdir()) == [".json", ".jsonl"]
     assert checkpoints.load(results.ROOT / "runs" / "tiny").shape == (1, 8, 8)
+
+
+def test_a_further_sitting_starts_from_the_shipped_weights_and_adds_up(results):
+    results.ship("tiny")
+    first, weights = checkpoints.read_card("tiny"), checkpoints.load("tiny").state_dict()
+    results.ship("tiny", further=True)
+    second = checkpoints.read_card("tiny")
+    assert (second["seed"], second["results"]["sittings"], second["results"]["steps"], second["results"]["images_seen"]) == (1, 2, 16, 128)
+    assert second["results"]["seconds"] > first["results"]["seconds"]
+    assert "16 in 2 sittings" in results.tables()
+    assert len((checkpoints.PRETRAINED / "tiny.metrics.jsonl").read_text().splitlines()) == 4
+    drift = [(weights[key] - now).norm() / weights[key].norm() for key, now in checkpoints.load("tiny").state_dict().items() if now.dim() == 4]
+    assert 0 < median(drift) < 0.2  # fresh weights would be further away than their own length
+
+
+def test_all_that_will_be_shipped_fits_into_20_megabytes(results, tmp_path):
+    """Those that notebooks use when every recipe has been trained: the large ones then take the place of the small."""
+    last = [name for name in results.ON_CPU + results.ON_GPU if not name.endswith("_small")]
+    size = 0
+    for name in last:
+        flow = models.build(recipes.RECIPES[name].model, **recipes.RECIPES[name].arguments)
+        if sum(p.numel() for p in flow.parameters()) <= results.LARGEST:
+            checkpoints.save(flow, tmp_path / "flow.safetensors", half=True)
+            size += (tmp_path / "flow.safetensors").stat().st_size
+    assert 10e6 < size < 20e6
 
 
 def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(results):
