@@ -26,7 +26,8 @@ from image import peak
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SEED = 0
-ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "cifar10_small", "faces_small", "faces_32"]
+ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "mnist_variational_small"]
+ON_CPU += ["cifar10_small", "faces_32", "faces_small"]
 ON_GPU = ["cifar10", "mnist", "faces", "cifar10_wide", "cifar10_paper"]  # the most wanted first
 LARGEST = 7_000_000  # parameters of a model whose weights are shipped; of larger ones only the card is, the weights stay in runs/
 MOVIES = {"mnist_plain": "05_mnist_plain"}  # runs whose samples are shown as they change, and the name of the pictures
