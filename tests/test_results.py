@@ -1,6 +1,7 @@
 """`make results`: what is trained, what a card says, and which weights are shipped."""
 
 import importlib.util
+import json
 from pathlib import Path
 from statistics import median
 
@@ -50,6 +51,15 @@ def test_of_a_large_model_only_the_card_is_shipped(results, monkeypatch):
     assert results.cards()["tiny"]["results"]["parameters"] > 10
     assert sorted(path.suffix for path in checkpoints.PRETRAINED.iterdir()) == [".json", ".jsonl"]
     assert checkpoints.load(results.ROOT / "runs" / "tiny").shape == (1, 8, 8)
+
+
+def test_the_bound_is_measured_anew_and_the_rest_of_the_card_stays(results):
+    results.ship("tiny")
+    path = checkpoints.PRETRAINED / "tiny.json"
+    before = path.read_text()
+    path.write_text(before.replace('"bits_per_dim_8_draws": 8', '"bits_per_dim_8_draws": 9'))
+    results.renew_bound("tiny")
+    assert checkpoints.read_card("tiny") == json.loads(before)
 
 
 def test_a_further_sitting_starts_from_the_shipped_weights_and_adds_up(results):
