@@ -141,7 +141,7 @@ def fit(
     validation  rows held out from the end of the data; their loss is reported after every epoch
     precision   "bfloat16": the networks of the couplings compute in it, all else in float32, as evaluation does; "float32";
                 "auto": bfloat16 for convolutional networks on hardware that has it
-    compile     True: train through `torch.compile`, which takes a minute or more to start; validation and samples do without
+    compile     True: train through `torch.compile`, which takes minutes to start; validation and samples do without
     seed        fixes the data order, noise and fresh points; the initial weights are the caller's (`torch.manual_seed`)
     snapshots   how many copies of the flow to keep, evenly spaced from before the first step to after the last
     run         a folder for metrics, samples and checkpoints (see `flowlib.runs`), written after every epoch (for a density,
