@@ -53,8 +53,7 @@ def ship(name, further=False):
     }
     if isinstance(examples, data.ImageSet):
         results |= image_results(name, flow, examples, history, run)
-        metrics = path.with_suffix(".metrics.jsonl")
-        checkpoints.write(metrics, (metrics.read_bytes() if further else b"") + (run / "metrics.jsonl").read_bytes())
+        write_metrics(path.with_suffix(".metrics.jsonl"), history.evaluations, before)
     if further:
         summed = {key: round(before[key] + results[key], 1) for key in ("steps", "seconds", "epochs", "images_seen") if key in results}
         results |= {**summed, "sittings": sitting}
@@ -64,6 +63,15 @@ def ship(name, further=False):
     if name in MOVIES:
         draw_movie(run, MOVIES[name], len(history.evaluations))
     print(f"{name}: {results}")
+
+
+def write_metrics(path, evaluations, before):
+    """A line per evaluation; those of a further sitting go behind the earlier ones, and count on from them."""
+    earlier = path.read_text() if before else ""
+    for metrics in evaluations:
+        counted = {"step": metrics["step"] + before.get("steps", 0), "seconds": round(metrics["seconds"] + before.get("seconds", 0), 2)}
+        earlier += json.dumps({**metrics, **counted}) + "\n"
+    checkpoints.write(path, earlier.encode())
 
 
 def image_results(name, flow, examples, history, run):
