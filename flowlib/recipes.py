@@ -149,7 +149,7 @@ def train(name, *, start=None, seed=0, size=None, limit=None, run=None, resume=F
     if size is not None:
         if recipe.data not in FACES:
             raise ValueError(f"size goes with recipes of faces; {name} has images of a size of their own")
-        arguments |= faces_model(size, arguments["width"], arguments["blocks"], arguments["doubling"])
+        arguments |= faces_model(size, arguments["width"], arguments["blocks"], arguments.get("doubling", True))
     examples = recipe.data
     if isinstance(examples, str):
         examples = load(examples, arguments.get("shape"), limit, standin)

@@ -12,7 +12,8 @@ from flowlib.data.faces import draw_faces
 from flowlib.recipes import RECIPES
 
 OF_CONVOLUTIONS = [name for name, recipe in RECIPES.items() if recipe.model == "realnvp_image"]
-STRUCTURES = {str(RECIPES[name].arguments): name for name in OF_CONVOLUTIONS}.values()  # "celeba" and "faces" share theirs
+WIDTHS = {"width", "blocks", "doubling"}  # what is left of the arguments is the structure, which some recipes share
+STRUCTURES = {str({k: v for k, v in RECIPES[name].arguments.items() if k not in WIDTHS}): name for name in OF_CONVOLUTIONS}.values()
 
 
 def millions(name):
