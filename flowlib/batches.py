@@ -17,7 +17,7 @@ ORDER, NOISE, POINTS, VALIDATION, FLIPS = range(5)
 def stream(seed, purpose, number, device="cpu"):
     """A generator for one purpose and step; numpy's SeedSequence keeps such streams independent."""
     state = np.random.SeedSequence((seed % 2**64, purpose, number)).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0] >> 1))
+    return torch.Generator(device).manual_seed(int(state[0]) >> 1)
 
 
 def make_batches(flow, data, context, batch_size, validation, flip, seed):

@@ -433,7 +433,8 @@ class Squeeze(Bijection):
             raise ValueError(f"Squeeze takes (B, C, H, W) with even H and W, got {tuple(x.shape)}")
         z = F.pixel_unshuffle(x, 2)
         if self.order == "board":
-            z = z.unflatten(1, (-1, 4))[:, :, [0, 3, 1, 2]].transpose(1, 2).flatten(1, 2)
+            top_left, top_right, bottom_left, bottom_right = z.unflatten(1, (-1, 4)).unbind(2)
+            z = torch.cat([top_left, bottom_right, top_right, bottom_left], dim=1)
         return z, x.new_zeros(len(x))
 
     def inverse(self, z, context=None):
@@ -441,7 +442,8 @@ class Squeeze(Bijection):
             raise ValueError(f"un-squeezing takes (B, 4 C, H, W), got {tuple(z.shape)}")
         x = z
         if self.order == "board":
-            x = z.unflatten(1, (4, -1)).transpose(1, 2)[:, :, [0, 2, 3, 1]].flatten(1, 2)
+            top_left, bottom_right, top_right, bottom_left = z.chunk(4, dim=1)
+            x = torch.stack([top_left, top_right, bottom_left, bottom_right], dim=2).flatten(1, 2)
         return F.pixel_shuffle(x, 2), z.new_zeros(len(z))
 
     def extra_repr(self):

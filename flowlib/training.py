@@ -232,8 +232,6 @@ class _Training:
         if folder:
             self._restore()
         self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and _gains_from_bfloat16(flow))
-        if self.bfloat16:
-            flow.to(memory_format=torch.channels_last)
         prepared = accelerator.prepare(flow.train())
         self.model = torch.compile(prepared) if settings.compile else prepared
         self.keeper = _Keeper(flow, settings.lr)

@@ -91,18 +91,26 @@ def read_list(name, codes, folder, root, files):
 
 
 def picture(path, size):
-    """One image as uint8 (3, size, size): a square of 148 x 148 (of smaller ones the largest), shrunk and anti-aliased.
+    """One image as uint8 (3, size, size): the authors' square, shrunk and anti-aliased.
 
-    It is the authors' for CelebA's 178 x 218, rows 40 to 187, and the middle of other images. Pillow's bilinear filter
-    averages over all the pixels that it merges; grey becomes RGB.
+    For CelebA's 178 x 218 that is rows 40 to 188 and columns 15 to 163, and the same in proportion for aligned images of
+    another size; of other shapes the middle square of the same share of the shorter side. Pillow's bilinear filter averages
+    over all the pixels that it merges; grey becomes RGB.
     """
     from PIL import Image
 
     with Image.open(path) as image:
-        side = min(CROP, *image.size)
-        left, top = (15, 40) if image.size == (178, 218) else ((length - side) // 2 for length in image.size)
-        square = image.crop((left, top, left + side, top + side)).convert("RGB")
-    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        box = crop_box(*image.size)
+        square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def crop_box(W, H):
+    """Left, top, right and bottom of the square that is kept, in (fractions of) pixels."""
+    scale = min(W, H) / 178
+    aligned = abs(W / H - 178 / 218) < 0.01
+    left, top = (15 * scale, 40 * scale) if aligned else ((W - CROP * scale) / 2, (H - CROP * scale) / 2)
+    return left, top, left + CROP * scale, top + CROP * scale
 
 
 def picture_or_reason(path, size):
