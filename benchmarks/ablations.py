@@ -21,7 +21,14 @@ from flowlib.coupling import AffineCoupling
 
 RESULTS = Path(__file__).with_name("results") / "ablations.json"
 MODEL = {"shape": (3, 32, 32), "scales": 2, "width": 16, "blocks": 1}
-PROTOCOL = {"steps": 300, "batch_size": 32, "clip": 500.0, "flip": True, "precision": "auto", "seed": 0}
+PROTOCOL = {
+    "steps": 300,
+    "batch_size": 32,
+    "clip": 500.0,
+    "flip": True,
+    "precision": "auto",
+    "seed": 0,
+}
 RATES, EVERY, HELD_OUT = (2e-3, 2e-2), 50, 256
 
 
@@ -35,7 +42,9 @@ class Unbounded(AffineCoupling):
 def without_weight_norm(flow):
     for module in flow.modules():
         if is_parametrized(module, "weight"):
-            remove_parametrizations(module, "weight", leave_parametrized=True)  # a last layer of zeros stays one
+            remove_parametrizations(
+                module, "weight", leave_parametrized=True
+            )  # a last layer of zeros stays one
 
 
 def without_network_batch_norm(flow):
@@ -103,7 +112,9 @@ def run(name, about, arguments, change, lr, train, held_out):
     except training.DivergedError as diverged:
         error, history = str(diverged).splitlines()[0], diverged.history
     curve = [bits(snapshot.flow, held_out) for snapshot in history.snapshots]
-    loss = [losses.bits_per_dim(torch.tensor(-nats), MODEL["shape"]).item() for nats in history.loss]
+    loss = [
+        losses.bits_per_dim(torch.tensor(-nats), MODEL["shape"]).item() for nats in history.loss
+    ]
     last = loss[-EVERY:] if not error else []
     row = {
         "name": name,
@@ -117,9 +128,14 @@ def run(name, about, arguments, change, lr, train, held_out):
         "seconds": round(history.seconds, 1),
         "steps": [snapshot.step for snapshot in history.snapshots],
         "curve": [clean(value) for value in curve],
-        "loss": [clean(sum(loss[i : i + 10]) / len(loss[i : i + 10])) for i in range(0, len(loss), 10)],
+        "loss": [
+            clean(sum(loss[i : i + 10]) / len(loss[i : i + 10])) for i in range(0, len(loss), 10)
+        ],
     }
-    print(f"{about:36} lr {lr:<6} {row['validation_bits_per_dim']} held out  {row['seconds']:.0f} s  {error or ''}", flush=True)
+    print(
+        f"{about:36} lr {lr:<6} {row['validation_bits_per_dim']} held out  {row['seconds']:.0f} s  {error or ''}",
+        flush=True,
+    )
     return row
 
 
@@ -142,7 +158,9 @@ def main():
                     "protocol": PROTOCOL | {"held_out": HELD_OUT},
                     "hardware": checkpoints.hardware(),
                     "date": datetime.date.today().isoformat(),
-                    "rows": [done[name, lr] for lr in RATES for name, *_ in ROWS if (name, lr) in done],
+                    "rows": [
+                        done[name, lr] for lr in RATES for name, *_ in ROWS if (name, lr) in done
+                    ],
                 }
                 checkpoints.write(RESULTS, json.dumps(stored, indent=1).encode() + b"\n")
 

@@ -29,7 +29,11 @@ from flowlib import checkpoints
 from flowlib.estimator import FlowDensity
 
 RESULTS = Path(__file__).with_name("results") / "anomalies.json"
-PROTOCOL = {"seeds": 10, "flow": {"steps": 600, "noise": 0.1}, "preprocessing": {"cells": "StandardScaler", "digits": "PCA, 20 components"}}
+PROTOCOL = {
+    "seeds": 10,
+    "flow": {"steps": 600, "noise": 0.1},
+    "preprocessing": {"cells": "StandardScaler", "digits": "PCA, 20 components"},
+}
 PREPROCESSING = {"cells": StandardScaler, "digits": lambda: PCA(20, random_state=0)}
 DETECTORS = {
     "FlowDensity": lambda seed: FlowDensity(**PROTOCOL["flow"], random_state=seed),
@@ -71,12 +75,22 @@ def main():
     torch.set_num_threads(1)
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     done = {(row["data"], row["detector"], row["seed"]): row for row in stored["rows"]}
-    wanted = [(name, detector, seed) for name in PREPROCESSING for detector in DETECTORS for seed in range(PROTOCOL["seeds"])]
+    wanted = [
+        (name, detector, seed)
+        for name in PREPROCESSING
+        for detector in DETECTORS
+        for seed in range(PROTOCOL["seeds"])
+    ]
     for key in wanted:
         if key not in done:
             done[key] = run(*key)
             rows = [done[key] for key in wanted if key in done]
-            stored = {"protocol": PROTOCOL, "hardware": checkpoints.hardware(), "date": datetime.date.today().isoformat(), "rows": rows}
+            stored = {
+                "protocol": PROTOCOL,
+                "hardware": checkpoints.hardware(),
+                "date": datetime.date.today().isoformat(),
+                "rows": rows,
+            }
             checkpoints.write(RESULTS, json.dumps(stored, indent=1).encode() + b"\n")
 
 

@@ -26,13 +26,20 @@ OPENINGS, BUILDS = 200, 5
 
 
 def write_idx(path, array):
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes() + array.tobytes())
+    path.write_bytes(
+        bytes([0, 0, 8, array.ndim])
+        + np.array(array.shape, dtype=">u4").tobytes()
+        + array.tobytes()
+    )
 
 
 def write_originals(mnist, raw):
     """The four files that torchvision downloads."""
     raw.mkdir(parents=True)
-    for prefix, images, labels in (("train", mnist.train, mnist.train_labels), ("t10k", mnist.test, mnist.test_labels)):
+    for prefix, images, labels in (
+        ("train", mnist.train, mnist.train_labels),
+        ("t10k", mnist.test, mnist.test_labels),
+    ):
         write_idx(raw / f"{prefix}-images-idx3-ubyte", images[:, 0].numpy())
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels.numpy())
 
@@ -65,8 +72,12 @@ def main():
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }
-    print(f"open a prepared MNIST: median {result['open_ms_median']} ms, slowest {result['open_ms_slowest']} ms")
-    print(f"prepare it from torchvision's files: median {result['build_s_median']} s, slowest {result['build_s_slowest']} s")
+    print(
+        f"open a prepared MNIST: median {result['open_ms_median']} ms, slowest {result['open_ms_slowest']} ms"
+    )
+    print(
+        f"prepare it from torchvision's files: median {result['build_s_median']} s, slowest {result['build_s_slowest']} s"
+    )
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
 

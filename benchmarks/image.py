@@ -25,20 +25,24 @@ from flowlib.networks import ConvResNet
 
 RESULTS = Path(__file__).with_name("results") / "image.json"
 MODEL = {"shape": (3, 32, 32), "scales": 2, "width": 64, "blocks": 8}
-PLAIN, LAST, OURS = "float32, eager, as it comes", "channels-last", "channels-last, bfloat16 networks, fused Adam"
+PLAIN, LAST, OURS = (
+    "float32, eager, as it comes",
+    "channels-last",
+    "channels-last, bfloat16 networks, fused Adam",
+)
 COMPILED = f"{OURS}, compiled"
 
 
 def as_it_comes(self, x, context=None):
     """ConvResNet.forward without channels-last."""
-    colours, mask = (x[:, :-1], x[:, -1:]) if self.board else (x, x[:, :0])
-    colours = self.normalise(colours) * (2 if self.board else 1)
-    x = self.enter(torch.cat([colours.relu(), (-colours).relu(), mask], dim=1))
+    colours, mask = (x[:, :-1], x[:, -1:]) if self.checkerboard else (x, x[:, :0])
+    colours = self.normalise(colours) * (2 if self.checkerboard else 1)
+    x = self.conv_in(torch.cat([colours.relu(), (-colours).relu(), mask], dim=1))
     total = self.skips[0](x)
     for block, skip in zip(self.blocks, self.skips[1:]):
         x = x + block(x)
         total = total + skip(x)
-    return self.leave(total)
+    return self.conv_out(total)
 
 
 class Variant:
@@ -55,7 +59,9 @@ class Variant:
         else:
             self.flow.to(memory_format=torch.channels_last)
         self.bfloat16 = name in (OURS, COMPILED)
-        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=1e-4, fused=self.bfloat16 or None)
+        self.optimizer = torch.optim.Adam(
+            self.flow.parameters(), lr=1e-4, fused=self.bfloat16 or None
+        )
         self.run = torch.compile(self.flow) if name == COMPILED else self.flow
         self.images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=device)
         self.noise = torch.rand(self.images.shape, device=device)
@@ -118,7 +124,11 @@ def cpu_flags():
 
 
 def measure(device, batch, turns):
-    variants = [Variant(PLAIN, device, batch), Variant(LAST, device, batch), Variant(OURS, device, batch)]
+    variants = [
+        Variant(PLAIN, device, batch),
+        Variant(LAST, device, batch),
+        Variant(OURS, device, batch),
+    ]
     if device == "cuda":
         variants += [Variant(PLAIN, device, batch, tf32=True), Variant(COMPILED, device, batch)]
     peaks = {False: peak(device, torch.float32), True: peak(device, torch.bfloat16)}
@@ -134,7 +144,10 @@ def measure(device, batch, turns):
                 "variant": v.name + (", TF32" if v.tf32 else ""),
                 "batch": batch,
                 "images_per_second": round(speed, 2),
-                "slowest_and_fastest": [round(batch / max(v.seconds), 2), round(batch / min(v.seconds), 2)],
+                "slowest_and_fastest": [
+                    round(batch / max(v.seconds), 2),
+                    round(batch / min(v.seconds), 2),
+                ],
                 "factor": round(speed / base, 2),
                 "peak_gflops": round(best / 1e9, 1),
                 "share_of_peak": round(speed * flops / best, 3),
@@ -144,13 +157,19 @@ def measure(device, batch, turns):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--turns", type=int, default=5)
     turns = parser.parse_args().turns
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         torch.set_num_threads(2)
-    rows = [row for batch in ((64, 256) if device == "cuda" else (8,)) for row in measure(device, batch, turns)]
+    rows = [
+        row
+        for batch in ((64, 256) if device == "cuda" else (8,))
+        for row in measure(device, batch, turns)
+    ]
     entry = {
         "model": MODEL,
         "parameters": sum(p.numel() for p in models.realnvp_image(**MODEL).parameters()),
@@ -164,7 +183,9 @@ def main():
         "date": datetime.date.today().isoformat(),
         "rows": rows,
     }
-    print(f"{entry['hardware']}, {', '.join(entry['cpu_flags'])}, forward {entry['forward_gflop_per_image']} GFLOP per image")
+    print(
+        f"{entry['hardware']}, {', '.join(entry['cpu_flags'])}, forward {entry['forward_gflop_per_image']} GFLOP per image"
+    )
     for row in rows:
         figures = f"{row['images_per_second']:9.2f} images/s  {row['factor']:5.2f} x  {row['share_of_peak']:6.1%} of {row['peak_gflops']:,} GFLOP/s"
         print(f"batch {row['batch']:4}  {row['variant']:50} {figures}")

@@ -25,8 +25,25 @@ from flowlib.flow import standard_normal_log_prob
 from flowlib.networks import MLP
 
 RESULTS = Path(__file__).resolve().parent / "results" / "inference.json"
-PLANE = {"depth": 8, "steps": 1_500, "n": 256, "lr": 2e-3, "clip": 10.0, "evaluated": 20_000, "seeds": [0, 1, 2]}
-WIDE = {"D": 100, "hidden": 64, "steps": 400, "n": 32, "lr": 1e-3, "tau": 100.0, "evaluated": 2_000, "seeds": [0, 1, 2]}
+PLANE = {
+    "depth": 8,
+    "steps": 1_500,
+    "n": 256,
+    "lr": 2e-3,
+    "clip": 10.0,
+    "evaluated": 20_000,
+    "seeds": [0, 1, 2],
+}
+WIDE = {
+    "D": 100,
+    "hidden": 64,
+    "steps": 400,
+    "n": 32,
+    "lr": 1e-3,
+    "tau": 100.0,
+    "evaluated": 2_000,
+    "seeds": [0, 1, 2],
+}
 DEPTH = {"regression": 32, "horseshoe": 16}
 
 
@@ -55,7 +72,9 @@ def funnel(x):
 
 
 ENERGIES = {
-    "U1": lambda x: torch.logaddexp(bump(x[:, 0], 2, 0.6), bump(x[:, 0], -2, 0.6)) + bump(x.norm(dim=1), 2, 0.4),
+    "U1": lambda x: (
+        torch.logaddexp(bump(x[:, 0], 2, 0.6), bump(x[:, 0], -2, 0.6)) + bump(x.norm(dim=1), 2, 0.4)
+    ),
     "U2": lambda x: bump(x[:, 1], wave(x), 0.4) + wall(x),
     "U3": lambda x: two_waves(x, 3 * bump(x[:, 0], 1, 0.6).exp(), 0.35),
     "U4": lambda x: two_waves(x, 3 * torch.sigmoid((x[:, 0] - 1) / 0.3), 0.4),
@@ -73,7 +92,9 @@ def quadrature(log_target, box=6.0, cells=2_000):
 def fit_reverse(flow, log_target, steps, n, lr, clip=None, warm=False):
     """Minimise the reverse KL divergence with Adam; return the losses, up to the first that is not finite."""
     optimizer = torch.optim.Adam(flow.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=0.05, cycle_momentum=False
+    )
     curve = []
     for step in range(steps):
         power = min(1.0, 0.1 + 1.8 * step / steps) if warm else 1.0
@@ -106,9 +127,14 @@ def number(value, digits=4):
 
 def run_plane(name, warm, seed):
     torch.manual_seed(seed)
-    layers = [AffineCoupling(masks.alternating(2, flip=i % 2 == 1), MLP(1, 2)) for i in range(PLANE["depth"])]
+    layers = [
+        AffineCoupling(masks.alternating(2, flip=i % 2 == 1), MLP(1, 2))
+        for i in range(PLANE["depth"])
+    ]
     flow, start = Flow(Chain(*layers), (2,)), time.process_time()
-    fit_reverse(flow, ENERGIES[name], **{key: PLANE[key] for key in ("steps", "n", "lr", "clip")}, warm=warm)
+    fit_reverse(
+        flow, ENERGIES[name], **{key: PLANE[key] for key in ("steps", "n", "lr", "clip")}, warm=warm
+    )
     seconds = time.process_time() - start
     x, log_w = weigh(flow, ENERGIES[name], PLANE["evaluated"])
     ess = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp().item() / len(log_w)
@@ -130,18 +156,31 @@ def run_plane(name, warm, seed):
 def regression(D=WIDE["D"], rows=150, noise=2.0):
     """The posterior of a linear regression with correlated features, standard normal prior and known noise: a Gaussian."""
     rng = torch.Generator().manual_seed(1)
-    features = torch.randn(rows, D, generator=rng) * 0.5**0.5 + torch.randn(rows, 1, generator=rng) * 0.5**0.5
+    features = (
+        torch.randn(rows, D, generator=rng) * 0.5**0.5
+        + torch.randn(rows, 1, generator=rng) * 0.5**0.5
+    )
     y = features @ torch.randn(D, generator=rng) + noise * torch.randn(rows, generator=rng)
     precision = features.T @ features / noise**2 + torch.eye(D)
     mean = torch.linalg.solve(precision, features.T @ y / noise**2)
     root = torch.linalg.cholesky(precision)
-    return lambda x: -0.5 * ((x - mean) @ root).square().sum(1) + root.diagonal().log().sum() - D / 2 * math.log(2 * math.pi)
+    return lambda x: (
+        -0.5 * ((x - mean) @ root).square().sum(1)
+        + root.diagonal().log().sum()
+        - D / 2 * math.log(2 * math.pi)
+    )
 
 
 def horseshoe(x, scale=10.0):
     """Pairs (log scale, coefficient): a half-Cauchy scale times 10, and a coefficient that is normal given it."""
     u, b = x[:, ::2] - math.log(scale), x[:, 1::2] / scale
-    each = math.log(2 / math.pi) - torch.logaddexp(u, -u) + bump(b, 0, u.exp()) - u - math.log(scale * math.sqrt(2 * math.pi))
+    each = (
+        math.log(2 / math.pi)
+        - torch.logaddexp(u, -u)
+        + bump(b, 0, u.exp())
+        - u
+        - math.log(scale * math.sqrt(2 * math.pi))
+    )
     return each.sum(1)
 
 
@@ -175,13 +214,21 @@ def wide_flow(depth, clamp, softlog, start):
         mask, network = masks.alternating(D, flip=i % 2 == 1), MLP(D // 2, D, hidden)
         if start == "random":
             network[-1].reset_parameters()
-        layers.append(AffineCoupling(mask, network) if clamp == "tanh" else Clamped(mask, network, CLAMPS[clamp]))
+        layers.append(
+            AffineCoupling(mask, network)
+            if clamp == "tanh"
+            else Clamped(mask, network, CLAMPS[clamp])
+        )
     return Flow(Chain(*layers), (D,))
 
 
 def run_wide(target, clamp, softlog, start, seed):
     torch.manual_seed(seed)
-    flow, log_target, largest = wide_flow(DEPTH[target], clamp, softlog, start), WIDE_TARGETS[target], []
+    flow, log_target, largest = (
+        wide_flow(DEPTH[target], clamp, softlog, start),
+        WIDE_TARGETS[target],
+        [],
+    )
 
     def watched(x):
         largest.append(x.detach().abs().max().item())
@@ -204,7 +251,10 @@ def run_wide(target, clamp, softlog, start, seed):
         "standard_error": None if lost else number(log_w.std() / len(log_w) ** 0.5, 1),
         "largest": number(max(largest)) if all(map(math.isfinite, largest)) else None,
         "largest_per_10": [number(max(largest[i : i + 10]), 2) for i in range(0, len(largest), 10)],
-        "loss_per_10": [number(sum(curve[i : i + 10]) / len(curve[i : i + 10]), 3) for i in range(0, len(curve), 10)],
+        "loss_per_10": [
+            number(sum(curve[i : i + 10]) / len(curve[i : i + 10]), 3)
+            for i in range(0, len(curve), 10)
+        ],
         "cpu_seconds": round(seconds, 1),
     }
     print({key: value for key, value in row.items() if "per_10" not in key}, flush=True)
@@ -213,36 +263,61 @@ def run_wide(target, clamp, softlog, start, seed):
 
 WIDE_TARGETS = {"regression": regression(), "horseshoe": horseshoe}
 WIDE_ROWS = [
-    *[("regression", clamp, softlog, "random") for clamp in ("none", "tanh", "reversed", "asymmetric") for softlog in (False, True)],
+    *[
+        ("regression", clamp, softlog, "random")
+        for clamp in ("none", "tanh", "reversed", "asymmetric")
+        for softlog in (False, True)
+    ],
     ("regression", "tanh", False, "zero"),
     ("regression", "asymmetric", True, "zero"),
-    *[("horseshoe", clamp, softlog, "zero") for clamp in ("none", "tanh") for softlog in (False, True)],
+    *[
+        ("horseshoe", clamp, softlog, "zero")
+        for clamp in ("none", "tanh")
+        for softlog in (False, True)
+    ],
     ("horseshoe", "asymmetric", True, "zero"),
 ]
 
 
 def key(part, row):
     """What a row is a run of."""
-    names = {"energies": ("target", "warm", "seed"), "stability": ("target", "clamp", "softlog", "start", "seed")}
+    names = {
+        "energies": ("target", "warm", "seed"),
+        "stability": ("target", "clamp", "softlog", "start", "seed"),
+    }
     return (part, *(row[name] for name in names[part]))
 
 
 def main():
     torch.set_num_threads(1)
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"log_z": {}, "energies": [], "stability": []}
-    stored["log_z"] |= {name: round(quadrature(f), 6) for name, f in ENERGIES.items() if name not in stored["log_z"] and name != "funnel"}
+    stored = (
+        json.loads(RESULTS.read_text())
+        if RESULTS.exists()
+        else {"log_z": {}, "energies": [], "stability": []}
+    )
+    stored["log_z"] |= {
+        name: round(quadrature(f), 6)
+        for name, f in ENERGIES.items()
+        if name not in stored["log_z"] and name != "funnel"
+    }
     stored["log_z"]["funnel"] = 0.0
     plane = [(name, False) for name in ENERGIES] + [("U4", True)]
     jobs = {("energies", *row, seed): run_plane for row in plane for seed in PLANE["seeds"]}
     jobs |= {("stability", *row, seed): run_wide for row in WIDE_ROWS for seed in WIDE["seeds"]}
-    order, done = list(jobs), {key(part, row) for part in ("energies", "stability") for row in stored[part]}
+    order, done = (
+        list(jobs),
+        {key(part, row) for part in ("energies", "stability") for row in stored[part]},
+    )
     for job, run in jobs.items():
         if job not in done:
             part = job[0]
             stored[part].append(run(*job[1:]))
             stored[part].sort(key=lambda row, part=part: order.index(key(part, row)))
             stored |= {"protocol": {"energies": PLANE, "stability": {**WIDE, "depth": DEPTH}}}
-            stored |= {"hardware": checkpoints.hardware(), "date": datetime.date.today().isoformat()}
+            stored |= {
+                "hardware": checkpoints.hardware(),
+                "date": datetime.date.today().isoformat(),
+            }
             checkpoints.write(RESULTS, json.dumps(stored, allow_nan=False).encode() + b"\n")
 
 

@@ -15,21 +15,59 @@ from flowlib import checkpoints, data, models, training
 
 RESULTS = Path(__file__).with_name("results") / "mnist_mlp.json"
 PROTOCOL = {"epochs": 10, "batch_size": 128, "lr": 1e-3, "validation": 5_000, "seed": 0}
-PLAIN = {"training": {"betas": (0.9, 0.999), "schedule": "constant"}, "model": {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True}}
+PLAIN = {
+    "training": {"betas": (0.9, 0.999), "schedule": "constant"},
+    "model": {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True},
+}
 STEADY = {"clip": 100.0}
 SHALLOW = {"depth": 8, "hidden": (72,), "separate": False}
 ROWS = [  # name, what changes, arguments of fit, arguments of realnvp_mlp
     ("plain", "four couplings, two networks each", PLAIN["training"], PLAIN["model"]),
     ("steady", "gradient clipping, warm-up and cosine", STEADY, PLAIN["model"]),
     ("actnorm", "and ActNorm before every coupling", STEADY, PLAIN["model"] | {"norm": "actnorm"}),
-    ("joint", "and one joint network, wider", STEADY, {"depth": 4, "hidden": (88, 176, 176, 88), "separate": False, "norm": "actnorm"}),
-    ("eight", "and eight couplings, narrower", STEADY, {"depth": 8, "hidden": (52, 104, 104, 52), "separate": False, "norm": "actnorm"}),
+    (
+        "joint",
+        "and one joint network, wider",
+        STEADY,
+        {"depth": 4, "hidden": (88, 176, 176, 88), "separate": False, "norm": "actnorm"},
+    ),
+    (
+        "eight",
+        "and eight couplings, narrower",
+        STEADY,
+        {"depth": 8, "hidden": (52, 104, 104, 52), "separate": False, "norm": "actnorm"},
+    ),
     ("shallow", "and one hidden layer in each", STEADY, SHALLOW | {"norm": "actnorm"}),
-    ("checkerboard", "and checkerboard masks", STEADY, SHALLOW | {"norm": "actnorm", "mask": "checkerboard"}),
-    ("softlog", "and SoftLog after the first ActNorm", STEADY, SHALLOW | {"norm": "actnorm", "mask": "checkerboard", "tau": 5.0}),
-    ("random", "random masks instead, without SoftLog", STEADY, SHALLOW | {"norm": "actnorm", "mask": "random"}),
-    ("halves", "halves instead, without SoftLog", STEADY, SHALLOW | {"norm": "actnorm", "mask": "halves"}),
-    ("batchnorm", "checkerboard and BatchNorm, without SoftLog", STEADY, SHALLOW | {"norm": "batchnorm", "mask": "checkerboard"}),
+    (
+        "checkerboard",
+        "and checkerboard masks",
+        STEADY,
+        SHALLOW | {"norm": "actnorm", "mask": "checkerboard"},
+    ),
+    (
+        "softlog",
+        "and SoftLog after the first ActNorm",
+        STEADY,
+        SHALLOW | {"norm": "actnorm", "mask": "checkerboard", "tau": 5.0},
+    ),
+    (
+        "random",
+        "random masks instead, without SoftLog",
+        STEADY,
+        SHALLOW | {"norm": "actnorm", "mask": "random"},
+    ),
+    (
+        "halves",
+        "halves instead, without SoftLog",
+        STEADY,
+        SHALLOW | {"norm": "actnorm", "mask": "halves"},
+    ),
+    (
+        "batchnorm",
+        "checkerboard and BatchNorm, without SoftLog",
+        STEADY,
+        SHALLOW | {"norm": "batchnorm", "mask": "checkerboard"},
+    ),
 ]
 
 
@@ -49,7 +87,10 @@ def run(name, change, settings, model, images):
         "seconds": round(history.seconds, 1),
         "curve": [round(bits, 4) for bits in curve],
     }
-    print(f"{change:45} {row['parameters']:9,} parameters  {row['validation_bits_per_dim']:.3f} bits/dim  {row['seconds']:.0f} s", flush=True)
+    print(
+        f"{change:45} {row['parameters']:9,} parameters  {row['validation_bits_per_dim']:.3f} bits/dim  {row['seconds']:.0f} s",
+        flush=True,
+    )
     return row
 
 

@@ -32,18 +32,29 @@ def run(precision, seed, images):
         "seed": seed,
         "bits_per_dim": round(bits[FIRST:].mean().item(), 5),
         "seconds": round(history.seconds, 1),
-        "curve": [round(mean.item(), 4) for mean in bits.view(-1, 20).mean(1)],  # means over 20 steps
+        "curve": [
+            round(mean.item(), 4) for mean in bits.view(-1, 20).mean(1)
+        ],  # means over 20 steps
     }
-    print(f"{precision:8} seed {seed}: {row['bits_per_dim']:.4f} bits/dim over steps {FIRST} to {len(bits)}, {row['seconds']:.0f} s", flush=True)
+    print(
+        f"{precision:8} seed {seed}: {row['bits_per_dim']:.4f} bits/dim over steps {FIRST} to {len(bits)}, {row['seconds']:.0f} s",
+        flush=True,
+    )
     return row
 
 
 def verdict(rows):
     """The difference of the means, what is tolerated, and whether the one is within the other."""
-    by = {precision: [row["bits_per_dim"] for row in rows if row["precision"] == precision] for precision in PRECISIONS}
+    by = {
+        precision: [row["bits_per_dim"] for row in rows if row["precision"] == precision]
+        for precision in PRECISIONS
+    }
     if any(len(bits) < len(SEEDS) for bits in by.values()):
         return None
-    difference, tolerated = fmean(by["bfloat16"]) - fmean(by["float32"]), max(0.01, 2 * stdev(by["float32"]))
+    difference, tolerated = (
+        fmean(by["bfloat16"]) - fmean(by["float32"]),
+        max(0.01, 2 * stdev(by["float32"])),
+    )
     return {
         "float32": round(fmean(by["float32"]), 5),
         "bfloat16": round(fmean(by["bfloat16"]), 5),
@@ -65,7 +76,9 @@ def main():
                 done[precision, seed] = run(precision, seed, images)
                 stored = {
                     "model": MODEL,
-                    "parameters": sum(p.numel() for p in models.realnvp_image(**MODEL).parameters()),
+                    "parameters": sum(
+                        p.numel() for p in models.realnvp_image(**MODEL).parameters()
+                    ),
                     "settings": SETTINGS,
                     "steps_compared": [FIRST, SETTINGS["steps"]],
                     "torch": torch.__version__,

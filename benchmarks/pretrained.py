@@ -30,7 +30,12 @@ def measure(name):
     loading, flow = seconds(lambda: checkpoints.load(name))
     sampling = [seconds(lambda seed=seed: flow.sample(36, seed=seed))[0] for seed in range(5)]
     size = (checkpoints.PRETRAINED / f"{name}.safetensors").stat().st_size
-    row = {"checkpoint": name, "megabytes": round(size / 1e6, 2), "load_s": round(loading, 3), "sample_36_s": round(median(sampling), 3)}
+    row = {
+        "checkpoint": name,
+        "megabytes": round(size / 1e6, 2),
+        "load_s": round(loading, 3),
+        "sample_36_s": round(median(sampling), 3),
+    }
     return row | {"threads": torch.get_num_threads()}
 
 
@@ -40,7 +45,12 @@ def main():
         with multiprocessing.get_context("spawn").Pool(1) as process:
             rows.append(process.apply(measure, (path.stem,)))
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    stored = {"rows": rows, "torch": torch.__version__, "hardware": checkpoints.hardware(), "date": datetime.date.today().isoformat()}
+    stored = {
+        "rows": rows,
+        "torch": torch.__version__,
+        "hardware": checkpoints.hardware(),
+        "date": datetime.date.today().isoformat(),
+    }
     checkpoints.write(OUTPUT, json.dumps(stored, indent=1).encode() + b"\n")
 
 

@@ -31,7 +31,9 @@ ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "mnist
 ON_CPU += ["cifar10_small", "faces_32", "faces_small"]
 ON_GPU = ["cifar10", "mnist", "faces", "cifar10_wide", "cifar10_paper"]  # the most wanted first
 LARGEST = 7_000_000  # parameters of a model whose weights are shipped; of larger ones only the card is, the weights stay in runs/
-MOVIES = {"mnist_plain": "05_mnist_plain"}  # runs whose samples are shown as they change, and the name of the pictures
+MOVIES = {
+    "mnist_plain": "05_mnist_plain"
+}  # runs whose samples are shown as they change, and the name of the pictures
 
 
 def ship(name, further=False):
@@ -39,8 +41,13 @@ def ship(name, further=False):
     path = checkpoints.PRETRAINED / f"{name}.safetensors"
     before = checkpoints.read_card(path)["results"] if further else {}
     sitting = before.get("sittings", 1) + 1 if further else 1
-    run, seed = ROOT / "runs" / (f"{name}_sitting_{sitting}" if further else name), SEED + sitting - 1
-    trained, examples, history = recipes.train(name, start=path if further else None, seed=seed, run=run, resume=True)
+    run, seed = (
+        ROOT / "runs" / (f"{name}_sitting_{sitting}" if further else name),
+        SEED + sitting - 1,
+    )
+    trained, examples, history = recipes.train(
+        name, start=path if further else None, seed=seed, run=run, resume=True
+    )
     if history.interrupted:
         raise SystemExit(130)
     flow = checkpoints.load(run)
@@ -55,9 +62,15 @@ def ship(name, further=False):
         results |= image_results(name, flow, examples, history, run)
         write_metrics(path.with_suffix(".metrics.jsonl"), history.evaluations, before)
     if further:
-        summed = {key: round(before[key] + results[key], 1) for key in ("steps", "seconds", "epochs", "images_seen") if key in results}
+        summed = {
+            key: round(before[key] + results[key], 1)
+            for key in ("steps", "seconds", "epochs", "images_seen")
+            if key in results
+        }
         results |= {**summed, "sittings": sitting}
-    checkpoints.save(flow, path, seed=seed, results=results, half=results.get("weights") == "float16")
+    checkpoints.save(
+        flow, path, seed=seed, results=results, half=results.get("weights") == "float16"
+    )
     if results["parameters"] > LARGEST:
         path.unlink()
     if name in MOVIES:
@@ -69,7 +82,10 @@ def write_metrics(path, evaluations, before):
     """A line per evaluation; those of a further sitting go behind the earlier ones, and count on from them."""
     earlier = path.read_text() if before else ""
     for metrics in evaluations:
-        counted = {"step": metrics["step"] + before.get("steps", 0), "seconds": round(metrics["seconds"] + before.get("seconds", 0), 2)}
+        counted = {
+            "step": metrics["step"] + before.get("steps", 0),
+            "seconds": round(metrics["seconds"] + before.get("seconds", 0), 2),
+        }
         earlier += json.dumps({**metrics, **counted}) + "\n"
     checkpoints.write(path, earlier.encode())
 
@@ -82,7 +98,12 @@ def image_results(name, flow, examples, history, run):
     """
     first = recipes.score(flow, examples, limit=1_000)["bits_per_dim"]
     checkpoints.save(flow, run / "half.safetensors", half=True)
-    cost = recipes.score(checkpoints.load(run / "half.safetensors").to(DEVICE), examples, limit=1_000)["bits_per_dim"] - first
+    cost = (
+        recipes.score(checkpoints.load(run / "half.safetensors").to(DEVICE), examples, limit=1_000)[
+            "bits_per_dim"
+        ]
+        - first
+    )
     seen = len(history.loss) * recipes.RECIPES[name].training["batch_size"]
     flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
     return {
@@ -102,7 +123,10 @@ def bound(flow, examples):
     draws = 16 if examples.name == "cifar10" else 8
     limit = 1_000 if DEVICE == "cpu" and forward_flops(flow, examples.test[:1]) > 5e8 else None
     tight = recipes.score(flow, examples, draws=draws, limit=limit, progress=True)
-    return {f"bits_per_dim_{draws}_draws": tight["bits_per_dim"], f"images_{draws}_draws": tight["test_images"]}
+    return {
+        f"bits_per_dim_{draws}_draws": tight["bits_per_dim"],
+        f"images_{draws}_draws": tight["test_images"],
+    }
 
 
 def renew_bound(name):
@@ -110,7 +134,9 @@ def renew_bound(name):
     card = checkpoints.read_card(name)
     kept = {key: value for key, value in card["results"].items() if not key.endswith("_draws")}
     card["results"] = kept | bound(checkpoints.load(name).to(DEVICE), recipes.data_of(name))
-    checkpoints.write(checkpoints.PRETRAINED / f"{name}.json", (json.dumps(card, indent=2) + "\n").encode())
+    checkpoints.write(
+        checkpoints.PRETRAINED / f"{name}.json", (json.dumps(card, indent=2) + "\n").encode()
+    )
 
 
 @torch.no_grad()
@@ -129,11 +155,21 @@ def draw_movie(run, name, epochs, frames=50, shown=(0, 9, 20, 90)):
         if epoch < epochs:
             grids[epoch].save(media / f"{name}_epoch_{epoch:02d}.png", optimize=True)
     movie = [grid.quantize(8) for grid in grids[:: max(1, epochs // frames)]]
-    movie[0].save(media / f"{name}.gif", save_all=True, append_images=movie[1:], duration=120, loop=0, optimize=True)
+    movie[0].save(
+        media / f"{name}.gif",
+        save_all=True,
+        append_images=movie[1:],
+        duration=120,
+        loop=0,
+        optimize=True,
+    )
 
 
 def cards():
-    return {path.stem: json.loads(path.read_text()) for path in sorted(checkpoints.PRETRAINED.glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(checkpoints.PRETRAINED.glob("*.json"))
+    }
 
 
 def made(card):
@@ -145,7 +181,11 @@ def made(card):
 
 def tighter(results):
     """The bound from several draws of the noise, how many, and on which images."""
-    draws = next(int(key.split("_")[3]) for key in results if key.startswith("bits_per_dim_") and key.endswith("_draws"))
+    draws = next(
+        int(key.split("_")[3])
+        for key in results
+        if key.startswith("bits_per_dim_") and key.endswith("_draws")
+    )
     images = results.get(f"images_{draws}_draws", results["test_images"])
     of = f", first {images:,}" if images < results["test_images"] else ""
     return f"{results[f'bits_per_dim_{draws}_draws']:.3f} ({draws}{of})"
@@ -165,29 +205,50 @@ def tables():
     for name, card in cards().items():
         r = card["results"]
         start = f"| `{name}` | `{card['builder']}` | {r['data']} | {r['parameters']:,} |"
-        if "gap_nats" in r:
-            plane.append(f"{start} {r['gap_nats']:.4f} ± {r['gap_standard_error']:.4f} | {made(card)}")
+        if "kl_nats" in r:
+            plane.append(
+                f"{start} {r['kl_nats']:.4f} ± {r['kl_standard_error']:.4f} | {made(card)}"
+            )
         else:
             bits = f"{r['bits_per_dim']:.3f} ± {r['bits_per_dim_standard_error']:.3f} | {tighter(r)} | {r['test_images']:,}"
             seen = r.get("images_seen", r["steps"] * recipes.RECIPES[name].training["batch_size"])
-            share = f"{r['share_of_bfloat16_peak']:.1%}" if "share_of_bfloat16_peak" in r else "not measured"
+            share = (
+                f"{r['share_of_bfloat16_peak']:.1%}"
+                if "share_of_bfloat16_peak" in r
+                else "not measured"
+            )
             speed = r.get("images_per_second", seen / r["seconds"])
             images.append(f"{start} {bits} | {seen:,} | {speed:,.0f} | {share} | {made(card)}")
     missing = ", ".join(f"`{name}`" for name in ON_GPU if name not in cards())
-    note = f"\n\nNot trained yet, for want of a GPU: {missing}. `make results` on a machine with one trains them." if missing else ""
+    note = (
+        f"\n\nNot trained yet, for want of a GPU: {missing}. `make results` on a machine with one trains them."
+        if missing
+        else ""
+    )
     return "\n".join([*plane, "", *images]) + note
 
 
 def with_tables(text):
     """The README's text with the tables between its two markers replaced."""
-    return re.sub(r"(<!-- results -->\n).*(\n<!-- end of results -->)", lambda m: m[1] + tables() + m[2], text, flags=re.DOTALL)
+    return re.sub(
+        r"(<!-- results -->\n).*(\n<!-- end of results -->)",
+        lambda m: m[1] + tables() + m[2],
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(ON_CPU + ON_GPU)}")
-    parser.add_argument("--further", action="store_true", help="go on from the weights that are shipped")
-    parser.add_argument("--bound", action="store_true", help="measure the bound from several draws anew")
+    parser.add_argument(
+        "--further", action="store_true", help="go on from the weights that are shipped"
+    )
+    parser.add_argument(
+        "--bound", action="store_true", help="measure the bound from several draws anew"
+    )
     parser.add_argument("--table", action="store_true", help="write the tables only")
     args = parser.parse_args()
     if unknown := set(args.names) - {*ON_CPU, *ON_GPU}:
@@ -196,7 +257,9 @@ def main():
         parser.error("--further and --bound need the names of shipped flows")
     torch.set_num_threads(1)  # the same figures whatever the number of cores
     torch.backends.cudnn.allow_tf32 = False  # figures are those of float32
-    missing = [name for name in ON_CPU + (ON_GPU if DEVICE == "cuda" else []) if name not in cards()]
+    missing = [
+        name for name in ON_CPU + (ON_GPU if DEVICE == "cuda" else []) if name not in cards()
+    ]
     for name in [] if args.table else args.names or missing:
         renew_bound(name) if args.bound else ship(name, args.further)
     readme = ROOT / "README.md"

@@ -29,7 +29,9 @@ def run(seed, faces):
     history = training.fit(flow, faces.train, seed=seed, **PROTOCOL)
     with torch.no_grad():
         rng = torch.Generator().manual_seed(1)
-        log_prob = torch.cat([flow.log_prob(piece, seed=rng) for piece in faces.test[:UNSEEN].split(50)])
+        log_prob = torch.cat(
+            [flow.log_prob(piece, seed=rng) for piece in faces.test[:UNSEEN].split(50)]
+        )
     train = losses.bits_per_dim(-fmean(history.loss[-100:]), flow.shape)
     evaluation = losses.bits_per_dim(log_prob.double().mean().item(), flow.shape)
     row = {
@@ -39,7 +41,9 @@ def run(seed, faces):
         "train_bits_per_dim": round(train, 4),
         "evaluation_bits_per_dim": round(evaluation, 4),
         "gap": round(evaluation - train, 4),
-        "worst_step_bits_per_dim": round(losses.bits_per_dim(-max(history.loss[200:]), flow.shape), 3),
+        "worst_step_bits_per_dim": round(
+            losses.bits_per_dim(-max(history.loss[200:]), flow.shape), 3
+        ),
         "seconds": round(history.seconds, 1),
     }
     row["passes"] = row["finite"] and abs(row["gap"]) <= TOLERANCE
@@ -55,8 +59,18 @@ def main():
     for seed in range(3):
         if seed not in rows:
             rows[seed] = run(seed, faces)
-            stored = {"data": faces.name, "model": MODEL, "protocol": PROTOCOL, "unseen": UNSEEN, "tolerance": TOLERANCE}
-            stored |= {"hardware": checkpoints.hardware(), "date": datetime.date.today().isoformat(), "rows": list(rows.values())}
+            stored = {
+                "data": faces.name,
+                "model": MODEL,
+                "protocol": PROTOCOL,
+                "unseen": UNSEEN,
+                "tolerance": TOLERANCE,
+            }
+            stored |= {
+                "hardware": checkpoints.hardware(),
+                "date": datetime.date.today().isoformat(),
+                "rows": list(rows.values()),
+            }
             checkpoints.write(RESULTS, json.dumps(stored, indent=1).encode() + b"\n")
 
 

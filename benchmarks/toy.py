@@ -35,14 +35,25 @@ class Network(nn.Sequential):
     """The coupling network of every library that lets its user bring one; the context argument is nflows'."""
 
     def __init__(self, n_in, n_out):
-        super().__init__(nn.Linear(n_in, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, n_out))
+        super().__init__(
+            nn.Linear(n_in, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, n_out),
+        )
 
     def forward(self, x, context=None):
         return super().forward(x)
 
 
 def flowlib():
-    chain = Chain(*[AffineCoupling(masks.alternating(2, flip=i % 2 == 1), MLP(1, 2, (HIDDEN, HIDDEN))) for i in range(DEPTH)])
+    chain = Chain(
+        *[
+            AffineCoupling(masks.alternating(2, flip=i % 2 == 1), MLP(1, 2, (HIDDEN, HIDDEN)))
+            for i in range(DEPTH)
+        ]
+    )
     flow = Flow(chain, shape=(2,))
     return flow, lambda x: log_normal(*flow(x))
 
@@ -51,7 +62,10 @@ def nflows():
     from nflows import distributions, flows, transforms
 
     # In release 0.14 the scale is sigmoid(.) + 0.001: it can shrink but not stretch, which its test NLL shows.
-    layers = [transforms.AffineCouplingTransform(torch.tensor([i % 2, 1 - i % 2]), Network) for i in range(DEPTH)]
+    layers = [
+        transforms.AffineCouplingTransform(torch.tensor([i % 2, 1 - i % 2]), Network)
+        for i in range(DEPTH)
+    ]
     flow = flows.Flow(transforms.CompositeTransform(layers), distributions.StandardNormal([2]))
     return flow, flow.log_prob
 
@@ -61,7 +75,10 @@ def normflows():
 
     layers = []
     for _ in range(DEPTH):
-        layers += [nf.flows.AffineCouplingBlock(nf.nets.MLP([1, HIDDEN, HIDDEN, 2], init_zeros=True)), nf.flows.Permute(2, mode="swap")]
+        layers += [
+            nf.flows.AffineCouplingBlock(nf.nets.MLP([1, HIDDEN, HIDDEN, 2], init_zeros=True)),
+            nf.flows.Permute(2, mode="swap"),
+        ]
     flow = nf.NormalizingFlow(nf.distributions.DiagGaussian(2, trainable=False), layers)
     return flow, flow.log_prob
 
@@ -69,7 +86,9 @@ def normflows():
 def zuko():
     import zuko
 
-    flow = zuko.flows.NICE(2, transforms=DEPTH, hidden_features=(HIDDEN, HIDDEN))  # zuko's NICE has affine couplings
+    flow = zuko.flows.NICE(
+        2, transforms=DEPTH, hidden_features=(HIDDEN, HIDDEN)
+    )  # zuko's NICE has affine couplings
     return flow, lambda x: flow().log_prob(x)
 
 
@@ -121,9 +140,15 @@ class Run:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--compile", action="store_true", help="torch.compile every library's log_prob (needs a C++ compiler)")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile every library's log_prob (needs a C++ compiler)",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
@@ -137,11 +162,17 @@ def main():
     rows = [run.result(moons.sample(20_000, seed=10_000)) for run in runs]
 
     best_peer = max(row["steps_per_second"] for row in rows[1:])
-    print("\n| library | parameters | steps/s (median) | fastest turn | test NLL (nats) |\n|---|---|---|---|---|")
+    print(
+        "\n| library | parameters | steps/s (median) | fastest turn | test NLL (nats) |\n|---|---|---|---|---|"
+    )
     for row in rows:
         name = f"{row['library']} {row['version']}"
-        print(f"| {name} | {row['parameters']:,} | {row['steps_per_second']} | {row['fastest_turn']} | {row['test_nll_nats']} |")
-    print(f"\nflowlib against the best peer: {rows[0]['steps_per_second'] / best_peer:.2f} times the steps per second")
+        print(
+            f"| {name} | {row['parameters']:,} | {row['steps_per_second']} | {row['fastest_turn']} | {row['test_nll_nats']} |"
+        )
+    print(
+        f"\nflowlib against the best peer: {rows[0]['steps_per_second'] / best_peer:.2f} times the steps per second"
+    )
 
     stored = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     stored["compiled" if args.compile else "eager"] = {

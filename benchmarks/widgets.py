@@ -25,21 +25,46 @@ VALUES, TURNS, TARGET_MS = 9, 3, 100
 
 def explorers():
     """(explorer's name, flow's name, whether the target is meant for it, function that makes it)."""
-    for name, density in [("moons", data.TwoMoons(noise=0.05)), ("sinusoid", data.Sinusoid(noise=0.1))]:
+    for name, density in [
+        ("moons", data.TwoMoons(noise=0.05)),
+        ("sinusoid", data.Sinusoid(noise=0.1)),
+    ]:
         flow, x = checkpoints.load(name), density.sample(1_000, seed=0)
         yield "explore_layers", name, True, lambda flow=flow, x=x: widgets.explore_layers(flow, x)
         yield "explore_latent", name, True, lambda flow=flow: widgets.explore_latent(flow)
         history = training.fit(flow, density, steps=24, snapshots=12, seed=0, progress=False)
-        yield "explore_training", name, True, lambda history=history: widgets.explore_training(history)
+        yield (
+            "explore_training",
+            name,
+            True,
+            lambda history=history: widgets.explore_training(history),
+        )
     for name in ["mnist_mlp", "mnist_small", "cifar10_small", "faces_small"]:
         flow = checkpoints.load(name)
         images = data.load(name.split("_")[0], standin=True).test[:40]
         target = name.startswith("mnist")
-        yield "latent_sliders", name, target, lambda f=flow, x=images: widgets.latent_sliders(f, widgets.principal_directions(f, x), x[:4])
-        yield "interpolate", name, target, lambda f=flow, x=images: widgets.interpolate(f, x[0], x[1])
+        yield (
+            "latent_sliders",
+            name,
+            target,
+            lambda f=flow, x=images: widgets.latent_sliders(
+                f, widgets.principal_directions(f, x), x[:4]
+            ),
+        )
+        yield (
+            "interpolate",
+            name,
+            target,
+            lambda f=flow, x=images: widgets.interpolate(f, x[0], x[1]),
+        )
         yield "manifold", name, target, lambda f=flow, x=images: widgets.manifold(f, x[:4])
         if name != "mnist_mlp":  # it has no scales
-            yield "explore_scales", name, target, lambda f=flow, x=images: widgets.explore_scales(f, x[0], x[1])
+            yield (
+                "explore_scales",
+                name,
+                target,
+                lambda f=flow, x=images: widgets.explore_scales(f, x[0], x[1]),
+            )
 
 
 def update_times(explorer):
@@ -65,11 +90,27 @@ def main():
     rows, load = [], os.getloadavg()[0]
     for name, flow, target, make in explorers():
         clock, processor = zip(*update_times(make()))
-        row = {"explorer": name, "flow": flow, "updates": len(clock), "target_ms": TARGET_MS if target else None}
+        row = {
+            "explorer": name,
+            "flow": flow,
+            "updates": len(clock),
+            "target_ms": TARGET_MS if target else None,
+        }
         for kind, times in [("", clock), ("processor_", processor)]:
-            row |= {f"{kind}median_ms": round(1_000 * statistics.median(times), 1), f"{kind}worst_ms": round(1_000 * max(times), 1)}
+            row |= {
+                f"{kind}median_ms": round(1_000 * statistics.median(times), 1),
+                f"{kind}worst_ms": round(1_000 * max(times), 1),
+            }
         rows.append(row)
-        print(f"{name:17} {flow:13}", *(f"{key} {value:6.1f} " for key, value in row.items() if key.endswith(("median_ms", "worst_ms"))), flush=True)
+        print(
+            f"{name:17} {flow:13}",
+            *(
+                f"{key} {value:6.1f} "
+                for key, value in row.items()
+                if key.endswith(("median_ms", "worst_ms"))
+            ),
+            flush=True,
+        )
     result = {
         "rows": rows,
         "torch_threads": torch.get_num_threads(),

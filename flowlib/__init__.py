@@ -6,7 +6,20 @@ from .common import budget
 from .flow import Flow
 
 __version__ = "0.1.0"
-_MODULES = ("bijections", "checkpoints", "checks", "coupling", "data", "losses", "masks", "models", "networks", "plotting", "recipes", "training")
+_MODULES = (
+    "bijections",
+    "checkpoints",
+    "checks",
+    "coupling",
+    "data",
+    "losses",
+    "masks",
+    "models",
+    "networks",
+    "plotting",
+    "recipes",
+    "training",
+)
 __all__ = ["Flow", "budget", *_MODULES]
 
 

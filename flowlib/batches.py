@@ -9,7 +9,7 @@ import torch
 
 from .common import whole_number
 
-__all__ = ["make_batches", "FreshPoints", "ShuffledRows"]
+__all__ = ["make_batches", "DensityStream", "TensorStream"]
 
 ORDER, NOISE, POINTS, VALIDATION, FLIPS = range(5)
 
@@ -25,22 +25,28 @@ def make_batches(flow, data, context, batch_size, validation, flip, seed):
     whole_number("batch_size", batch_size, at_least=1)
     whole_number("validation", validation, at_least=0)
     if flip and len(flow.shape) != 3:
-        raise ValueError(f"flip mirrors images (C, H, W); this flow takes data of shape {tuple(flow.shape)}")
+        raise ValueError(
+            f"flip mirrors images (C, H, W); this flow takes data of shape {tuple(flow.shape)}"
+        )
     if hasattr(data, "sample"):
         if context is not None:
-            raise ValueError("a context goes with a data tensor; a density draws fresh points that have none")
+            raise ValueError(
+                "a context goes with a data tensor; a density draws fresh points that have none"
+            )
         if validation:
             raise ValueError("validation holds out rows of a data set; a density has none")
         flow.check_context(None, batch_size)
-        return FreshPoints(flow, data, batch_size, seed)
+        return DensityStream(flow, data, batch_size, seed)
     rows = getattr(data, "train", data)
     flow.check_input(rows, context)
     if validation >= len(rows):
-        raise ValueError(f"validation={validation} leaves nothing to train on: there are {len(rows)} rows")
-    return ShuffledRows(flow, rows, context, batch_size, validation, flip, seed)
+        raise ValueError(
+            f"validation={validation} leaves nothing to train on: there are {len(rows)} rows"
+        )
+    return TensorStream(flow, rows, context, batch_size, validation, flip, seed)
 
 
-class FreshPoints:
+class DensityStream:
     """New points of a density at every step; many batches are drawn in one call, whose fixed overhead dominates."""
 
     at_once = 100
@@ -53,7 +59,9 @@ class FreshPoints:
         """The points, context and noise of one step: (B, *shape), None, None."""
         chunk, i = divmod(step, self.at_once)
         if chunk != self.chunk:
-            points = self.density.sample(self.at_once * self.batch_size, seed=stream(self.seed, POINTS, chunk))
+            points = self.density.sample(
+                self.at_once * self.batch_size, seed=stream(self.seed, POINTS, chunk)
+            )
             points = points.to(next(self.flow.parameters()))
             self.flow.check_input(points)
             self.points, self.chunk = points.split(self.batch_size), chunk
@@ -71,7 +79,7 @@ class FreshPoints:
         return []
 
 
-class ShuffledRows:
+class TensorStream:
     """The rows of a tensor in a new order every epoch, on the device in the dtype that they came in; the last
     `validation` rows are held out. With `flip`, half of the images are mirrored in training; those held out never are."""
 
@@ -95,11 +103,17 @@ class ShuffledRows:
         """The rows, context and noise of one step: (B, *shape), (B, C) or None, (B, *shape) or None."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
-            self.order = torch.randperm(self.n, generator=stream(self.seed, ORDER, epoch)).to(self.data.device)
+            self.order = torch.randperm(self.n, generator=stream(self.seed, ORDER, epoch)).to(
+                self.data.device
+            )
             self.epoch = epoch
-        x, context, noise = self._take(self.order[i * self.batch_size : (i + 1) * self.batch_size], NOISE, step)
+        x, context, noise = self._take(
+            self.order[i * self.batch_size : (i + 1) * self.batch_size], NOISE, step
+        )
         if self.flip:
-            mirrored = torch.rand(len(x), generator=stream(self.seed, FLIPS, step)).to(x.device) < 0.5
+            mirrored = (
+                torch.rand(len(x), generator=stream(self.seed, FLIPS, step)).to(x.device) < 0.5
+            )
             x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
         return x, context, noise
 
@@ -112,5 +126,7 @@ class ShuffledRows:
     def _take(self, rows, purpose, number):
         noise = None
         if self.flow.dequantize is not None:
-            noise = self.flow.draw_noise(len(rows), stream(self.seed, purpose, number, self.data.device))
+            noise = self.flow.draw_noise(
+                len(rows), stream(self.seed, purpose, number, self.data.device)
+            )
         return self.data[rows], None if self.context is None else self.context[rows], noise

@@ -38,9 +38,14 @@ def save(flow, path, *, seed=None, results=None, half=False):
         "torch": torch.__version__,
         "results": results or {},
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()
+    }
     if half:
-        tensors = {name: tensor.half() if tensor.dim() > 1 and tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        tensors = {
+            name: tensor.half() if tensor.dim() > 1 and tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
     write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     write(path, safetensors.torch.save(tensors))
 
@@ -57,17 +62,25 @@ def load(path):
     try:
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is damaged or is no safetensors file ({error}); save it anew or restore it from a copy") from error
+        raise ValueError(
+            f"{path.name} is damaged or is no safetensors file ({error}); save it anew or restore it from a copy"
+        ) from error
     try:
         flow = build(card["builder"], **card["arguments"])
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{path.with_suffix('.json').name} does not describe a model of flowlib ({error})") from error
-    if all(tensor.dtype == torch.float64 for tensor in tensors.values() if tensor.is_floating_point()):
+        raise ValueError(
+            f"{path.with_suffix('.json').name} does not describe a model of flowlib ({error})"
+        ) from error
+    if all(
+        tensor.dtype == torch.float64 for tensor in tensors.values() if tensor.is_floating_point()
+    ):
         flow.double()
     try:
         flow.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{path.name} does not hold the weights of the {card['builder']} that its card describes: {error}") from error
+        raise ValueError(
+            f"{path.name} does not hold the weights of the {card['builder']} that its card describes: {error}"
+        ) from error
     return flow.eval()
 
 
@@ -76,12 +89,16 @@ def read_card(path):
     path = _find(path)
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
-        raise FileNotFoundError(f"{path.name} has no {card_path.name} beside it, which says how to rebuild the flow")
+        raise FileNotFoundError(
+            f"{path.name} has no {card_path.name} beside it, which says how to rebuild the flow"
+        )
     try:
         card = json.loads(card_path.read_text())
         card["builder"], card["arguments"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{card_path.name} is damaged or not a flowlib card ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{card_path.name} is damaged or not a flowlib card ({type(error).__name__}: {error})"
+        ) from error
     return card
 
 
@@ -91,7 +108,10 @@ def hardware():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    name = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
     return f"{name}, {os.cpu_count()} cores"
 
 
@@ -104,7 +124,9 @@ def _find(path):
     if shipped.is_file():
         return shipped
     names = ", ".join(sorted(p.stem for p in PRETRAINED.glob("*.safetensors"))) or "none"
-    raise FileNotFoundError(f"no checkpoint at {given!r}, and none is shipped under that name (shipped: {names})")
+    raise FileNotFoundError(
+        f"no checkpoint at {given!r}, and none is shipped under that name (shipped: {names})"
+    )
 
 
 def require_builder(flow):

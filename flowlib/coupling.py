@@ -5,7 +5,7 @@ from torch import nn
 
 from .bijections import Bijection, per_channel, sum_dims
 
-__all__ = ["AdditiveCoupling", "AffineCoupling", "LearnedMaskCoupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling"]
 
 
 class Coupling(Bijection):
@@ -24,14 +24,22 @@ class Coupling(Bijection):
     def __init__(self, mask, network):
         super().__init__()
         if not torch.is_tensor(mask) or mask.dtype != torch.bool or mask.dim() not in (1, 2):
-            given = f"{mask.dtype} of shape {tuple(mask.shape)}" if torch.is_tensor(mask) else f"a {type(mask).__name__}"
-            raise ValueError(f"a coupling mask must be a boolean vector or a boolean board (H, W), got {given}")
+            given = (
+                f"{mask.dtype} of shape {tuple(mask.shape)}"
+                if torch.is_tensor(mask)
+                else f"a {type(mask).__name__}"
+            )
+            raise ValueError(
+                f"a coupling mask must be a boolean vector or a boolean board (H, W), got {given}"
+            )
         if mask.all():
-            raise ValueError(f"this mask leaves nothing to transform: all {mask.numel()} dimensions pass through")
+            raise ValueError(
+                f"this mask leaves nothing to transform: all {mask.numel()} dimensions pass through"
+            )
         self.network = network
         self.register_buffer("mask", mask)
-        self.board = mask.dim() == 2
-        if not self.board:
+        self.checkerboard = mask.dim() == 2
+        if not self.checkerboard:
             self._group(mask)
 
     def _group(self, mask):
@@ -45,11 +53,19 @@ class Coupling(Bijection):
 
     def split(self, x):
         """x -> what the network sees, and what is transformed: the other dimensions or channels; for a board, all of x."""
-        fits = x.dim() == 4 and x.shape[2:] == self.mask.shape if self.board else x.dim() in (2, 4) and x.shape[1] == len(self.mask)
+        fits = (
+            x.dim() == 4 and x.shape[2:] == self.mask.shape
+            if self.checkerboard
+            else x.dim() in (2, 4) and x.shape[1] == len(self.mask)
+        )
         if not fits:
-            expected = f"(B, C, {self.mask.shape[0]}, {self.mask.shape[1]})" if self.board else f"(B, {len(self.mask)})"
+            expected = (
+                f"(B, C, {self.mask.shape[0]}, {self.mask.shape[1]})"
+                if self.checkerboard
+                else f"(B, {len(self.mask)})"
+            )
             raise ValueError(f"this coupling takes {expected}, got {tuple(x.shape)}")
-        if self.board:
+        if self.checkerboard:
             mask = self.mask.to(x.dtype).expand(len(x), 1, -1, -1)
             return torch.cat([torch.where(self.mask, x, 0), mask], dim=1), x
         if self.order is not None:
@@ -59,25 +75,34 @@ class Coupling(Bijection):
 
     def join(self, kept, changed):
         """The inverse of `split`."""
-        if self.board:
+        if self.checkerboard:
             return changed
         x = torch.cat([kept, changed] if self.kept_first else [changed, kept], dim=1)
         return x if self.restore is None else x.index_select(1, self.restore)
 
     def run_network(self, kept, context):
         """The parameters of the step, side by side; on a board, those of positions that pass through are 0: no change."""
-        out = self.network(kept, context).to(kept.dtype)  # back from bfloat16, if the network computes in that
-        width = kept.shape[1] - 1 if self.board else len(self.mask) - kept.shape[1]
+        out = self.network(kept, context).to(
+            kept.dtype
+        )  # back from bfloat16, if the network computes in that
+        width = kept.shape[1] - 1 if self.checkerboard else len(self.mask) - kept.shape[1]
         expected = (self.parameters_per_dim * width, *kept.shape[2:])
         if out.shape[1:] != expected:
-            raise ValueError(f"this coupling's network must return (B, {', '.join(map(str, expected))}), got {tuple(out.shape)}")
-        return torch.where(self.mask, 0, out) if self.board else out
+            raise ValueError(
+                f"this coupling's network must return (B, {', '.join(map(str, expected))}), got {tuple(out.shape)}"
+            )
+        return torch.where(self.mask, 0, out) if self.checkerboard else out
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         loaded = state_dict.get(prefix + "mask")
         if loaded is not None and not torch.equal(loaded.to(self.mask.device), self.mask):
-            args[-1].append(f"{prefix}mask differs from this coupling's: {loaded.int().tolist()} against {self.mask.int().tolist()}")
-            state_dict = {**state_dict, prefix + "mask": self.mask}  # never take a refused mask over
+            args[-1].append(
+                f"{prefix}mask differs from this coupling's: {loaded.int().tolist()} against {self.mask.int().tolist()}"
+            )
+            state_dict = {
+                **state_dict,
+                prefix + "mask": self.mask,
+            }  # never take a refused mask over
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self):
@@ -125,7 +150,7 @@ class AffineCoupling(Coupling):
 
     def __init__(self, mask, network):
         super().__init__(mask, network)
-        self.rescale = nn.Parameter(torch.ones(1 if self.board else int((~mask).sum())))
+        self.rescale = nn.Parameter(torch.ones(1 if self.checkerboard else int((~mask).sum())))
 
     def forward(self, x, context=None):
         kept, changed = self.split(x)
@@ -141,49 +166,3 @@ class AffineCoupling(Coupling):
         """(B, mask.sum()) -> t and s, each (B, (~mask).sum())."""
         shift, raw = self.run_network(kept, context).chunk(2, dim=1)
         return shift, per_channel(self.rescale, raw) * torch.tanh(raw)
-
-
-class LearnedMaskCoupling(Bijection):
-    """An affine coupling that learns which half passes through.
-
-    The mask is hard: the half with the largest scores passes. Gradients reach the scores straight through it (Bengio et al.,
-    arXiv 1308.3432): p + (hard - p).detach() with p = sigmoid(scores), whose value is always 0 or 1.
-    With that mask m:
-
-    forward   z = x exp(s) + t,  s = (1 - m) rescale tanh(raw(m x)),  t = (1 - m) shift(m x)
-    log_det   sum s
-    inverse   x = (z - t) exp(-s), where s and t see m z = m x
-    log_det   -sum s
-
-    `scores` (D,) or (H, W) give the mask its start; `network` returns shift and raw log-scale of everything: (B, 2 D) from
-    (B, D), or (B, 2 C, H, W) from the masked image with the mask as one more channel, (B, C + 1, H, W).
-    """
-
-    def __init__(self, scores, network):
-        super().__init__()
-        self.scores = nn.Parameter(scores.clone())
-        self.network = network
-        self.rescale = nn.Parameter(torch.ones(1))
-
-    def mask(self):
-        """The mask as zeros and ones, through which gradients reach the scores."""
-        p = torch.sigmoid(self.scores)
-        passing = self.scores.flatten().argsort(descending=True)[: self.scores.numel() // 2]
-        hard = torch.zeros_like(p).view(-1).index_fill(0, passing, 1.0).view_as(p)
-        return p + (hard - p).detach()
-
-    def forward(self, x, context=None):
-        shift, log_scale = self._shift_and_log_scale(x, context)
-        return x * log_scale.exp() + shift, sum_dims(log_scale)
-
-    def inverse(self, z, context=None):
-        shift, log_scale = self._shift_and_log_scale(z, context)
-        return (z - shift) * (-log_scale).exp(), -sum_dims(log_scale)
-
-    def _shift_and_log_scale(self, x, context):
-        mask = self.mask()
-        seen = mask * x
-        if x.dim() == 4:
-            seen = torch.cat([seen, mask.expand(len(x), 1, -1, -1)], dim=1)
-        shift, raw = self.network(seen, context).to(x.dtype).chunk(2, dim=1)
-        return (1 - mask) * shift, (1 - mask) * self.rescale * torch.tanh(raw)

@@ -5,12 +5,13 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .bijections import ActNorm, Chain
+from .bijections import Chain
 from .common import generator, whole_number
 from .coupling import AffineCoupling
 from .flow import Flow
 from .masks import random
 from .networks import MLP
+from .norms import ActNorm
 from .training import fit
 
 __all__ = ["FlowDensity"]
@@ -39,7 +40,16 @@ class FlowDensity(DensityMixin, BaseEstimator):
     >>> GridSearchCV(make_pipeline(StandardScaler(), FlowDensity()), {"flowdensity__noise": [0.03, 0.1, 0.3]}).fit(X)
     """
 
-    def __init__(self, depth=6, hidden=(64, 64), steps=1_000, batch_size=256, lr=2e-3, noise=0.1, random_state=None):
+    def __init__(
+        self,
+        depth=6,
+        hidden=(64, 64),
+        steps=1_000,
+        batch_size=256,
+        lr=2e-3,
+        noise=0.1,
+        random_state=None,
+    ):
         self.depth = depth
         self.hidden = hidden
         self.steps = steps
@@ -52,18 +62,24 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """Learn the density of the rows of X, (n_samples, n_features); y is ignored. Returns the estimator."""
         X = validate_data(self, X, dtype="float64", ensure_min_samples=2)
         if X.shape[1] < 2:
-            raise ValueError(f"FlowDensity needs at least two features, for one to move the other; got n_features = {X.shape[1]}")
+            raise ValueError(
+                f"FlowDensity needs at least two features, for one to move the other; got n_features = {X.shape[1]}"
+            )
         X = torch.tensor(X)
         if (X[0] == X).all(0).any():
             constant = int((X[0] == X).all(0).nonzero()[0])
-            raise ValueError(f"feature {constant} is constant, so its density has no bound: drop it, with VarianceThreshold for one")
+            raise ValueError(
+                f"feature {constant} is constant, so its density has no bound: drop it, with VarianceThreshold for one"
+            )
         if not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise must be finite and not negative, got {self.noise!r}")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.flow_ = _build(X.shape[1], self.depth, self.hidden, seed).double()
-        standardise = self.flow_.bijection[0].requires_grad_(False)  # steps in units of the data would be too long for small ones
+        standardise = self.flow_.bijection[0].requires_grad_(
+            False
+        )  # steps in units of the data would be too long for small ones
         standardise.initialise(X)
         rows = _NoisyRows(X, self.noise * X.std(0, unbiased=False))
         settings = {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "clip": 10.0}
@@ -75,7 +91,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """The log-density of each row of X, in nats and in the coordinates of X: (n_samples, n_features) -> (n_samples,)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype="float64", reset=False)
-        return torch.cat([self.flow_.log_prob(rows) for rows in torch.tensor(X).split(10_000)]).numpy()
+        return torch.cat(
+            [self.flow_.log_prob(rows) for rows in torch.tensor(X).split(10_000)]
+        ).numpy()
 
     def score(self, X, y=None):
         """The mean log-density of the rows of X, in nats: larger is better, so that a grid search maximises it."""
@@ -85,7 +103,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """Draw rows: (n_samples, n_features). `random_state` is None for fresh ones, an integer or a RandomState."""
         check_is_fitted(self)
         whole_number("n_samples", n_samples, at_least=1)
-        return self.flow_.sample(n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1))).numpy()
+        return self.flow_.sample(
+            n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1))
+        ).numpy()
 
 
 def _build(D, depth, hidden, seed):

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, constraints
 
-from .bijections import Bijection, Chain, Dequantize
+from .bijections import Bijection, Chain
 from .common import generator, whole_number
+from .dequantize import Dequantize
 
-__all__ = ["Flow", "MultiScale", "VariationalDequantize", "standard_normal_log_prob"]
+__all__ = ["Flow", "MultiScale", "standard_normal_log_prob"]
 
 
 def standard_normal_log_prob(z):
@@ -92,10 +93,14 @@ class Flow(nn.Module):
 
     def draw_noise(self, n, generator=None):
         """Noise for `Dequantize`, (n, *shape), on the flow's device; None for a flow of continuous data."""
-        return None if self.dequantize is None else self.dequantize.draw_noise((n, *self.shape), generator)
+        return (
+            None
+            if self.dequantize is None
+            else self.dequantize.draw_noise((n, *self.shape), generator)
+        )
 
     @torch.no_grad()
-    def trace(self, x, context=None):
+    def intermediates(self, x, context=None):
         """The states on the way from data to latent: [x, after layer 1, ..., z], one longer than the chain.
 
         The noise of `Dequantize` is at bin centres, as in `encode`.
@@ -115,31 +120,51 @@ class Flow(nn.Module):
         Raises ValueError for a flow of integers: torch's interface is for densities, whose samples carry gradients.
         """
         if self.dequantize is not None:
-            raise ValueError("a flow that begins with Dequantize gives integers, which torch's densities cannot stand for")
+            raise ValueError(
+                "a flow that begins with Dequantize gives integers, which torch's densities cannot stand for"
+            )
         return FlowDistribution(self, context)
 
     def _check_shape(self, x, shape, what):
         if x.shape[1:] != shape or x.dim() == 0:
-            raise ValueError(f"this flow takes {what} of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+            raise ValueError(
+                f"this flow takes {what} of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}"
+            )
 
     def check_context(self, context, rows):
         """Refuse a context that is missing, misshapen, or not asked for."""
         if not self.context_features and context is None:
             return
         if not torch.is_tensor(context) or context.shape != (rows, self.context_features):
-            expected = f"a context of shape ({rows}, {self.context_features})" if self.context_features else "no context"
-            given = "none" if context is None else tuple(context.shape) if torch.is_tensor(context) else f"a {type(context).__name__}"
+            expected = (
+                f"a context of shape ({rows}, {self.context_features})"
+                if self.context_features
+                else "no context"
+            )
+            given = (
+                "none"
+                if context is None
+                else tuple(context.shape)
+                if torch.is_tensor(context)
+                else f"a {type(context).__name__}"
+            )
             raise ValueError(f"this flow takes {expected}, got {given}")
 
     def _check_dtype(self, x):
         dtype = next(self.parameters(), x).dtype
         if self.dequantize is not None:
             if x.dtype != torch.uint8:
-                raise ValueError(f"this flow begins with Dequantize, so it takes uint8 images, got {x.dtype}")
+                raise ValueError(
+                    f"this flow begins with Dequantize, so it takes uint8 images, got {x.dtype}"
+                )
         elif not x.is_floating_point():
-            raise ValueError(f"this flow has no Dequantize layer, so it takes floating-point data, got {x.dtype}")
+            raise ValueError(
+                f"this flow has no Dequantize layer, so it takes floating-point data, got {x.dtype}"
+            )
         elif x.dtype != dtype:
-            raise ValueError(f"this flow's weights are {dtype}, so it takes data of that dtype, got {x.dtype}: use x.to({dtype})")
+            raise ValueError(
+                f"this flow's weights are {dtype}, so it takes data of that dtype, got {x.dtype}: use x.to({dtype})"
+            )
 
     def check_input(self, x, context=None):
         """Refuse data and context that would fail deep inside, or give NaN: see `log_prob`. One pass over the data."""
@@ -149,12 +174,20 @@ class Flow(nn.Module):
         self._check_shape(x, self.shape, "data")
         if len(x) == 0:
             raise ValueError(f"the batch is empty: got data of shape {tuple(x.shape)}")
-        if self.dequantize is not None and self.dequantize.bits < 8 and x.max() >= self.dequantize.levels:
+        if (
+            self.dequantize is not None
+            and self.dequantize.bits < 8
+            and x.max() >= self.dequantize.levels
+        ):
             bits = self.dequantize.bits
-            raise ValueError(f"this flow begins with Dequantize(bits={bits}), so it takes 0 ... {2**bits - 1}, got {int(x.max())}")
+            raise ValueError(
+                f"this flow begins with Dequantize(bits={bits}), so it takes 0 ... {2**bits - 1}, got {int(x.max())}"
+            )
         if self.dequantize is None and not x.isfinite().all():
             bad = (~x.isfinite()).flatten(1).any(1)
-            raise ValueError(f"{int(bad.sum())} of {len(x)} data points hold NaN or infinity, the first in row {int(bad.nonzero()[0])}")
+            raise ValueError(
+                f"{int(bad.sum())} of {len(x)} data points hold NaN or infinity, the first in row {int(bad.nonzero()[0])}"
+            )
         self.check_context(context, len(x))
         if context is not None and not context.isfinite().all():
             raise ValueError("the context holds NaN or infinity")
@@ -177,7 +210,9 @@ class MultiScale(Bijection):
         C, H, W = shape
         halvings = len(scales) - 1
         if not scales or H % 2**halvings or W % 2**halvings:
-            raise ValueError(f"images of {H} x {W} cannot be halved {halvings} times, as {len(scales)} scales need")
+            raise ValueError(
+                f"images of {H} x {W} cannot be halved {halvings} times, as {len(scales)} scales need"
+            )
         self.scales = nn.ModuleList(scales)
         self.shapes = [torch.Size((2**k * C, H // 2**k, W // 2**k)) for k in range(1, len(scales))]
         self.shapes.append(torch.Size((2**halvings * C, H // 2**halvings, W // 2**halvings)))
@@ -202,37 +237,16 @@ class MultiScale(Bijection):
 
     def split_latent(self, z):
         """z (B, D) -> one view (B, C, H, W) per scale, the first factored out first."""
-        return [part.view(-1, *shape) for part, shape in zip(z.split([shape.numel() for shape in self.shapes], dim=1), self.shapes)]
+        return [
+            part.view(-1, *shape)
+            for part, shape in zip(
+                z.split([shape.numel() for shape in self.shapes], dim=1), self.shapes
+            )
+        ]
 
     def join_latent(self, parts):
         """The inverse of `split_latent`."""
         return torch.cat([part.flatten(1) for part in parts], dim=1)
-
-
-class VariationalDequantize(Dequantize):
-    """`Dequantize` with noise that a small flow has learned to shape to the image (Flow++, Ho et al., arXiv 1902.00275, section 3.1).
-
-    `bijection` takes uniform noise v in (0, 1), (B, C, H, W), to noise u in (0, 1), with the image in [-1, 1] as its context;
-    as the identity, where its couplings start, it leaves `Dequantize`.
-
-    forward   y = (x + u) / L,  u = g(v; x),  v ~ U(0, 1)
-    log_det   -D log L - log q(u | x),  -log q(u | x) = log |det du/dv|
-    inverse   x = floor(L y), as in `Dequantize`
-    """
-
-    def __init__(self, bijection, bits=8):
-        super().__init__(bits)
-        self.bijection = bijection
-
-    def forward(self, x, context=None, noise=None):
-        """x -> (y, log_det); `noise` is drawn unless given: values v in [0, 1) shaped like x, or 0.5 for the bin centres."""
-        if not torch.is_tensor(noise) and noise is not None:
-            return super().forward(x, context, noise)
-        v = self.draw_noise(x.shape) if noise is None else noise
-        v = v.clamp(1e-6, 1 - 1e-6)  # the logit of 0 is infinite
-        u, log_det = self.bijection(v, 2 * (x.to(v.dtype) + 0.5) / self.levels - 1)
-        y, log_volume = super().forward(x, context, u)
-        return y, log_volume + log_det
 
 
 class FlowDistribution(Distribution):
@@ -260,7 +274,9 @@ class FlowDistribution(Distribution):
     def log_prob(self, value):
         lead = value.dim() - len(self.event_shape)
         if value.shape[max(lead, 0) :] != self.event_shape:
-            raise ValueError(f"this flow takes values of shape (..., {', '.join(map(str, self.event_shape))}), got {tuple(value.shape)}")
+            raise ValueError(
+                f"this flow takes values of shape (..., {', '.join(map(str, self.event_shape))}), got {tuple(value.shape)}"
+            )
         rows = value.reshape(-1, *self.event_shape)
         return self.flow.log_prob(rows, self._rows(len(rows))).reshape(value.shape[:lead])
 

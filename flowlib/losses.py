@@ -50,10 +50,14 @@ def reverse_kl(flow, log_target, n, context=None, seed=None):
     """
     whole_number("n", n, at_least=1)
     if flow.dequantize is not None:
-        raise ValueError("a flow that begins with Dequantize gives integers, through which no gradient passes")
+        raise ValueError(
+            "a flow that begins with Dequantize gives integers, through which no gradient passes"
+        )
     z = flow.draw_latents(n, generator(seed))
     x, log_det = flow.inverse(z, context)
     log_p = log_target(x)
     if log_p.shape != (n,):
-        raise ValueError(f"log_target must return one value per sample, ({n},), got {tuple(log_p.shape)}")
+        raise ValueError(
+            f"log_target must return one value per sample, ({n},), got {tuple(log_p.shape)}"
+        )
     return (standard_normal_log_prob(z) - log_det - log_p).mean()

@@ -40,7 +40,10 @@ def checkerboard(H, W, flip=False):
     tensor([[ True, False,  True],
             [False,  True, False]])
     """
-    row, column = torch.arange(whole_number("H", H, at_least=1))[:, None], torch.arange(whole_number("W", W, at_least=1))
+    row, column = (
+        torch.arange(whole_number("H", H, at_least=1))[:, None],
+        torch.arange(whole_number("W", W, at_least=1)),
+    )
     mask = (row + column) % 2 == 0
     return ~mask if flip else mask
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-__all__ = ["MLP", "SideBySide", "ConvResNet"]
+__all__ = ["MLP", "ConcatNet", "ConvResNet"]
 
 
 class MLP(nn.Sequential):
@@ -22,7 +22,9 @@ class MLP(nn.Sequential):
         if in_features + context_features < 1:
             raise ValueError("an MLP needs at least one input: in_features + context_features is 0")
         if not isinstance(hidden, (tuple, list)):
-            raise ValueError(f"hidden must list the widths of the hidden layers, such as (64, 64), got {hidden!r}")
+            raise ValueError(
+                f"hidden must list the widths of the hidden layers, such as (64, 64), got {hidden!r}"
+            )
         widths = [in_features + context_features, *hidden]
         layers = []
         for n_in, n_out in zip(widths, widths[1:]):
@@ -37,15 +39,17 @@ class MLP(nn.Sequential):
     def forward(self, x, context=None):
         if self.context_features:
             if context is None:
-                raise ValueError(f"this network was built for a context of {self.context_features} features; none was given")
+                raise ValueError(
+                    f"this network was built for a context of {self.context_features} features; none was given"
+                )
             x = torch.cat([x, context], dim=1)
         return super().forward(x)
 
 
-class SideBySide(nn.ModuleList):
+class ConcatNet(nn.ModuleList):
     """Several networks that see the same input; their outputs stand side by side: (B, in) -> (B, out_1 + out_2 + ...).
 
-    SideBySide(MLP(a, b), MLP(a, b)) gives an affine coupling separate networks for shift and log-scale.
+    ConcatNet(MLP(a, b), MLP(a, b)) gives an affine coupling separate networks for shift and log-scale.
     """
 
     def __init__(self, *networks):
@@ -60,35 +64,42 @@ class ConvResNet(nn.Module):
 
     Input batch-normalised and as [x, -x] through a ReLU, so that both signs survive; residual blocks with batch and weight
     norm; a 1 x 1 convolution of every block's output is added to an accumulator, and the output is computed from that alone.
-    With `board` the last input channel is the mask of a checkerboard coupling: it is passed on as it is, and the image is
+    With `checkerboard` the last input channel is the mask of a checkerboard coupling: it is passed on as it is, and the image is
     doubled, as half of it is masked out. The last layer starts at zero, so a coupling built on it starts as the identity.
 
-    Shapes: x (B, in_channels, H, W), context (B, context_channels, H, W) or None -> (B, out_channels, H, W); with `board`,
+    Shapes: x (B, in_channels, H, W), context (B, context_channels, H, W) or None -> (B, out_channels, H, W); with `checkerboard`,
     in_channels counts the mask.
     """
 
-    def __init__(self, in_channels, out_channels, width, blocks, board=False, context_channels=0):
+    def __init__(
+        self, in_channels, out_channels, width, blocks, checkerboard=False, context_channels=0
+    ):
         super().__init__()
-        colours = in_channels - board
-        self.board = board
+        colours = in_channels - checkerboard
+        self.checkerboard = checkerboard
         self.normalise = nn.BatchNorm2d(colours, affine=False)
-        self.enter = _conv(2 * colours + board + context_channels, width, 3)
+        self.conv_in = _conv(2 * colours + checkerboard + context_channels, width, 3)
         self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
         self.skips = nn.ModuleList(_conv(width, width, 1) for _ in range(blocks + 1))
-        self.leave = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), _conv(width, out_channels, 1))
-        nn.init.zeros_(self.leave[-1].parametrizations.weight.original0)
-        nn.init.zeros_(self.leave[-1].bias)
+        self.conv_out = nn.Sequential(
+            nn.BatchNorm2d(width), nn.ReLU(inplace=True), _conv(width, out_channels, 1)
+        )
+        nn.init.zeros_(self.conv_out[-1].parametrizations.weight.original0)
+        nn.init.zeros_(self.conv_out[-1].bias)
 
     def forward(self, x, context=None):
-        colours, mask = (x[:, :-1], x[:, -1:]) if self.board else (x, x[:, :0])
-        colours = self.normalise(colours) * (2 if self.board else 1)
-        seen = torch.cat([colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])], dim=1)
-        x = self.enter(seen.contiguous(memory_format=torch.channels_last))
+        colours, mask = (x[:, :-1], x[:, -1:]) if self.checkerboard else (x, x[:, :0])
+        colours = self.normalise(colours) * (2 if self.checkerboard else 1)
+        seen = torch.cat(
+            [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])],
+            dim=1,
+        )
+        x = self.conv_in(seen.contiguous(memory_format=torch.channels_last))
         total = self.skips[0](x)
         for block, skip in zip(self.blocks, self.skips[1:]):
             x = x + block(x)
             total = total + skip(x)
-        return self.leave(total)
+        return self.conv_out(total)
 
 
 def _conv(n_in, n_out, size):

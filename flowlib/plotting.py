@@ -53,7 +53,14 @@ def evaluate_on_grid(log_prob, box, resolution=200):
 def density(ax, log_prob, box, resolution=200, vmax=None):
     """Draw exp(log_prob), a function (n, 2) -> (n,), as a heat map over `box`; return the image."""
     p, _ = evaluate_on_grid(log_prob, box, resolution)
-    image = ax.imshow(p.numpy(), extent=[*box[0], *box[1]], origin="lower", vmin=0, vmax=vmax, interpolation="bilinear")
+    image = ax.imshow(
+        p.numpy(),
+        extent=[*box[0], *box[1]],
+        origin="lower",
+        vmin=0,
+        vmax=vmax,
+        interpolation="bilinear",
+    )
     frame(ax, box)
     return image
 
@@ -79,8 +86,14 @@ def mesh(box, lines=11, per_line=200):
     """A square mesh of straight lines over `box`: (2 lines, per_line, 2), to be pushed through a map and drawn."""
     (left, right), (bottom, top) = box
     u, v = torch.linspace(left, right, per_line), torch.linspace(bottom, top, per_line)
-    vertical = [torch.stack([torch.full((per_line,), s), v], 1) for s in torch.linspace(left, right, lines).tolist()]
-    horizontal = [torch.stack([u, torch.full((per_line,), s)], 1) for s in torch.linspace(bottom, top, lines).tolist()]
+    vertical = [
+        torch.stack([torch.full((per_line,), s), v], 1)
+        for s in torch.linspace(left, right, lines).tolist()
+    ]
+    horizontal = [
+        torch.stack([u, torch.full((per_line,), s)], 1)
+        for s in torch.linspace(bottom, top, lines).tolist()
+    ]
     return torch.stack(vertical + horizontal)
 
 
@@ -111,11 +124,13 @@ def four_panels(flow, x, box, seed=0):
 @torch.no_grad()
 def layer_strip(flow, x, box, columns=5):
     """From data to latent, layer by layer: points (n, 2), coloured by their first coordinate, on a mesh that warps along."""
-    states = flow.trace(x)
+    states = flow.intermediates(x)
     lines = mesh(box)
-    meshes = [state.view(lines.shape) for state in flow.trace(lines.view(-1, 2))]
+    meshes = [state.view(lines.shape) for state in flow.intermediates(lines.view(-1, 2))]
     rows = -(-len(states) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows), squeeze=False, layout="compressed")
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(1.5 * columns, 1.7 * rows), squeeze=False, layout="compressed"
+    )
     for ax in axes.flat[len(states) :]:
         ax.set_axis_off()
     for k, ax in enumerate(axes.flat[: len(states)]):
@@ -145,4 +160,7 @@ def image_grid(ax, images, columns=6):
     from torchvision.utils import make_grid
 
     ax.set_axis_off()
-    return ax.imshow(make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy(), interpolation="nearest")
+    return ax.imshow(
+        make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy(),
+        interpolation="nearest",
+    )

@@ -32,26 +32,69 @@ RECIPES = {
         "mnist",
         "realnvp_mlp",
         {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True},
-        {"epochs": 100, "batch_size": 128, "lr": 1e-3, "betas": (0.9, 0.999), "schedule": "constant"},
+        {
+            "epochs": 100,
+            "batch_size": 128,
+            "lr": 1e-3,
+            "betas": (0.9, 0.999),
+            "schedule": "constant",
+        },
     ),
     "mnist_mlp": Recipe(
         "digits with eight shallow couplings, ActNorm, SoftLog, checkerboard masks and a steadier training",
         "mnist",
         "realnvp_mlp",
-        {"depth": 8, "hidden": (72,), "separate": False, "mask": "checkerboard", "norm": "actnorm", "tau": 5.0},
-        {"epochs": 25, "batch_size": 128, "lr": 1e-3, "clip": 100.0, "ema": 0.999, "validation": 5_000},
+        {
+            "depth": 8,
+            "hidden": (72,),
+            "separate": False,
+            "mask": "checkerboard",
+            "norm": "actnorm",
+            "tau": 5.0,
+        },
+        {
+            "epochs": 25,
+            "batch_size": 128,
+            "lr": 1e-3,
+            "clip": 100.0,
+            "ema": 0.999,
+            "validation": 5_000,
+        },
     ),
 }
-PAPER = {"lr": 1e-3, "betas": (0.9, 0.999), "schedule": "constant", "batch_size": 64, "weight_decay": 5e-5}  # its section 4.1
-OURS = {"lr": 6e-3, "batch_size": 256, "clip": 500.0, "ema": 0.999, "validation": 5_000}  # a batch that fills a GPU
-SMALL = {**OURS, "lr": 2e-3, "batch_size": 32, "validation": 1_000}  # for two cores and an hour or two
+PAPER = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "schedule": "constant",
+    "batch_size": 64,
+    "weight_decay": 5e-5,
+}  # its section 4.1
+OURS = {
+    "lr": 6e-3,
+    "batch_size": 256,
+    "clip": 500.0,
+    "ema": 0.999,
+    "validation": 5_000,
+}  # a batch that fills a GPU
+SMALL = {
+    **OURS,
+    "lr": 2e-3,
+    "batch_size": 32,
+    "validation": 1_000,
+}  # for two cores and an hour or two
 MIRRORED = {"flip": True}
 FACES = ("celeba", "faces")
 
 
 def faces_model(size, width, blocks, doubling=True):
     """Arguments of `realnvp_image` with as many scales as end in boards of 4 x 4, as in the paper."""
-    return {"shape": (3, size, size), "scales": size.bit_length() - 2, "width": width, "blocks": blocks, "doubling": doubling}
+    return {
+        "shape": (3, size, size),
+        "scales": size.bit_length() - 2,
+        "width": width,
+        "blocks": blocks,
+        "doubling": doubling,
+    }
 
 
 RECIPES |= {
@@ -59,7 +102,14 @@ RECIPES |= {
         "digits with two scales, constant width and variational dequantisation; for a GPU",
         "mnist",
         "realnvp_image",
-        {"shape": (1, 28, 28), "scales": 2, "width": 32, "blocks": 3, "doubling": False, "variational": 4},
+        {
+            "shape": (1, 28, 28),
+            "scales": 2,
+            "width": 32,
+            "blocks": 3,
+            "doubling": False,
+            "dequant_couplings": 4,
+        },
         {**OURS, "epochs": 100},
     ),
     "mnist_small": Recipe(
@@ -73,7 +123,7 @@ RECIPES |= {
         "the same with variational dequantisation, on one core in an hour and a half",
         "mnist",
         "realnvp_image",
-        {"shape": (1, 28, 28), "scales": 2, "width": 24, "blocks": 2, "variational": 4},
+        {"shape": (1, 28, 28), "scales": 2, "width": 24, "blocks": 2, "dequant_couplings": 4},
         {**SMALL, "lr": 6e-3, "epochs": 6},
     ),
     "cifar10_paper": Recipe(
@@ -115,7 +165,7 @@ RECIPES |= {
         "CelebA at 32 x 32, half a million parameters; for two cores and some hours",
         "celeba",
         "realnvp_image",
-        {**faces_model(32, width=32, blocks=2, doubling=False), "variational": 2},
+        {**faces_model(32, width=32, blocks=2, doubling=False), "dequant_couplings": 2},
         {**SMALL, **MIRRORED, "lr": 5e-3, "epochs": 32},
     ),
     "faces": Recipe(
@@ -142,7 +192,19 @@ RECIPES |= {
 }
 
 
-def train(name, *, start=None, seed=0, size=None, limit=None, run=None, resume=False, standin=False, progress=True, **changes):
+def train(
+    name,
+    *,
+    start=None,
+    seed=0,
+    size=None,
+    limit=None,
+    run=None,
+    resume=False,
+    standin=False,
+    progress=True,
+    **changes,
+):
     """Build the recipe's model, train it with the recipe's arguments (and `changes` to them); return flow, data and history.
 
     `start` names a flow (as `checkpoints.load` takes it) whose weights training starts from; resume with the same. `size` (64
@@ -152,26 +214,46 @@ def train(name, *, start=None, seed=0, size=None, limit=None, run=None, resume=F
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
-    recipe, arguments, settings = RECIPES[name], dict(RECIPES[name].arguments), dict(RECIPES[name].training)
+    recipe, arguments, settings = (
+        RECIPES[name],
+        dict(RECIPES[name].arguments),
+        dict(RECIPES[name].training),
+    )
     if size is not None:
         if recipe.data not in FACES:
-            raise ValueError(f"size goes with recipes of faces; {name} has images of a size of their own")
-        arguments |= faces_model(size, arguments["width"], arguments["blocks"], arguments.get("doubling", True))
+            raise ValueError(
+                f"size goes with recipes of faces; {name} has images of a size of their own"
+            )
+        arguments |= faces_model(
+            size, arguments["width"], arguments["blocks"], arguments.get("doubling", True)
+        )
     examples = recipe.data
     if isinstance(examples, str):
         examples = load(examples, arguments.get("shape"), limit, standin)
         if "validation" in settings:
-            settings["validation"] = min(settings["validation"], len(examples.train) // 8)  # a folder may hold few images
+            settings["validation"] = min(
+                settings["validation"], len(examples.train) // 8
+            )  # a folder may hold few images
     torch.manual_seed(seed)
     flow = models.build(recipe.model, **arguments)
     if start is not None:
         try:
             flow.load_state_dict(checkpoints.load(start).state_dict())
         except RuntimeError as error:
-            raise ValueError(f"{start} is another model than that of the recipe {name}: {error}") from error
+            raise ValueError(
+                f"{start} is another model than that of the recipe {name}: {error}"
+            ) from error
     if "steps" in changes or "epochs" in changes:
         settings = {key: value for key, value in settings.items() if key not in ("steps", "epochs")}
-    history = training.fit(flow, examples, seed=seed, run=run, resume=resume, progress=progress, **{**settings, **changes})
+    history = training.fit(
+        flow,
+        examples,
+        seed=seed,
+        run=run,
+        resume=resume,
+        progress=progress,
+        **{**settings, **changes},
+    )
     return flow, examples, history
 
 
@@ -193,8 +275,8 @@ def score(flow, examples, *, draws=1, limit=None, seed=1, progress=False):
         return {
             "data": repr(examples),
             "entropy_nats": round(examples.entropy, 4),
-            "gap_nats": round(gap.mean().item(), 4),
-            "gap_standard_error": round((gap.std() / len(gap) ** 0.5).item(), 4),
+            "kl_nats": round(gap.mean().item(), 4),
+            "kl_standard_error": round((gap.std() / len(gap) ** 0.5).item(), 4),
             "test_points": len(x),
         }
     whole_number("draws", draws, at_least=1)
@@ -203,7 +285,12 @@ def score(flow, examples, *, draws=1, limit=None, seed=1, progress=False):
     rng, images = torch.Generator().manual_seed(seed), examples.test[:limit]
     device = next(flow.parameters()).device
     pieces = tqdm(images.split(500), disable=not progress, unit="batch", leave=False)
-    bits = torch.cat([losses.importance_bits_per_dim(flow, piece.to(device), draws, seed=rng).double().cpu() for piece in pieces])
+    bits = torch.cat(
+        [
+            losses.importance_bits_per_dim(flow, piece.to(device), draws, seed=rng).double().cpu()
+            for piece in pieces
+        ]
+    )
     return {
         "data": examples.name,
         "bits_per_dim": round(bits.mean().item(), 4),
@@ -219,10 +306,18 @@ def data_of(flow, limit=None, standin=False):
     config = (path if path.is_dir() else path.parent) / "config.json"
     card = json.loads(config.read_text()) if config.is_file() else checkpoints.read_card(flow)
     name = card["data"] if config.is_file() else card["results"].get("data")
-    densities = {repr(recipe.data): recipe.data for recipe in RECIPES.values() if isinstance(recipe.data, data.Density)}
+    densities = {
+        repr(recipe.data): recipe.data
+        for recipe in RECIPES.values()
+        if isinstance(recipe.data, data.Density)
+    }
     if name is None:
         raise ValueError(f"the card of {flow} does not say which data the flow was trained on")
-    return densities[name] if name in densities else load(name, card["arguments"].get("shape"), limit, standin)
+    return (
+        densities[name]
+        if name in densities
+        else load(name, card["arguments"].get("shape"), limit, standin)
+    )
 
 
 def is_main_process():

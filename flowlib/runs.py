@@ -31,13 +31,17 @@ class Run:
         path = self.folder / "config.json"
         if main and path.exists():
             if not resume:
-                raise ValueError(f"{folder} already holds a run: resume it, or choose another folder")
+                raise ValueError(
+                    f"{folder} already holds a run: resume it, or choose another folder"
+                )
             _check_same(folder, _parse(path, path.read_bytes()), self.config)
 
     def begin(self):
         """Write what was asked for; metrics of a run that was cut off before its first state are forgotten."""
         if self.main:
-            checkpoints.write(self.folder / "config.json", json.dumps(self.config, indent=2).encode() + b"\n")
+            checkpoints.write(
+                self.folder / "config.json", json.dumps(self.config, indent=2).encode() + b"\n"
+            )
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
     def read_state(self):
@@ -47,21 +51,32 @@ class Run:
             return None, None
         try:
             with safetensors.safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["numbers"])  # noqa: SIM118
+                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
+                    file.metadata()["numbers"]
+                )
         except (safetensors.SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete the folder and train anew") from error
+            raise ValueError(
+                f"{path} is damaged ({error}); delete the folder and train anew"
+            ) from error
 
     def write_state(self, tensors, numbers):
         """Replace state.safetensors in one move, so that there is a whole one at every moment."""
         if self.main:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            checkpoints.write(self.folder / "state.safetensors", safetensors.torch.save(tensors, {"numbers": json.dumps(numbers)}))
+            checkpoints.write(
+                self.folder / "state.safetensors",
+                safetensors.torch.save(tensors, {"numbers": json.dumps(numbers)}),
+            )
 
     def read_metrics(self, up_to_step):
         """The metrics up to a step, as a list of dicts; lines of later steps, and a torn last line, are forgotten."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        metrics = [m for m in (_parse(path, line) for line in lines if line.endswith(b"\n")) if m["step"] <= up_to_step]
+        metrics = [
+            m
+            for m in (_parse(path, line) for line in lines if line.endswith(b"\n"))
+            if m["step"] <= up_to_step
+        ]
         if self.main:
             checkpoints.write(path, "".join(json.dumps(m) + "\n" for m in metrics).encode())
         return metrics
@@ -73,9 +88,13 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(metrics) + "\n")
         if flow.dequantize is not None:
-            write_grid(flow.sample(36, seed=0), self.folder / "samples" / f"{metrics['step']:07d}.png")
+            write_grid(
+                flow.sample(36, seed=0), self.folder / "samples" / f"{metrics['step']:07d}.png"
+            )
         for name in ["last", "best"] if best else ["last"]:
-            checkpoints.save(flow, self.folder / f"{name}.safetensors", seed=self.config["seed"], results=metrics)
+            checkpoints.save(
+                flow, self.folder / f"{name}.safetensors", seed=self.config["seed"], results=metrics
+            )
 
 
 def write_grid(images, path):
@@ -93,7 +112,9 @@ def _parse(path, line):
     try:
         return dict(json.loads(line))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete the folder and train anew") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); delete the folder and train anew"
+        ) from error
 
 
 def _check_same(folder, stored, asked):

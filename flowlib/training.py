@@ -17,13 +17,13 @@ import torch
 from tqdm.auto import tqdm
 
 from .batches import make_batches
-from .bijections import ActNorm
 from .checkpoints import require_builder
 from .common import generator, whole_number
 from .data import Density
 from .flow import Flow
 from .losses import bits_per_dim, nll
 from .networks import ConvResNet
+from .norms import ActNorm
 from .runs import Run
 
 __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics"]
@@ -50,7 +50,7 @@ class History:
     interrupted: bool = False
 
 
-class DivergedError(ValueError):
+class DivergedError(RuntimeError):
     """Training stopped because the loss was lost; `history` holds the run up to there."""
 
     def __init__(self, message, history):
@@ -78,13 +78,17 @@ class Settings:
 
     def __post_init__(self):
         if self.precision not in ("auto", "bfloat16", "float32"):
-            raise ValueError(f"unknown precision {self.precision!r}; there are auto, bfloat16, float32")
+            raise ValueError(
+                f"unknown precision {self.precision!r}; there are auto, bfloat16, float32"
+            )
         self.steps = whole_number("steps", self.steps, at_least=1)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         self.lr = float(self.lr)
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
+            raise ValueError(
+                f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}"
+            )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive or None, got {self.clip}")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -149,7 +153,7 @@ def fit(
 
     ActNorm layers that are not initialised yet are started from the first batch. Ctrl-C ends the training early and
     returns what was learned so far. If the loss becomes NaN or infinite, or rises far above where it began, the last
-    healthy weights are put back and a DivergedError (a ValueError) explains the likely causes.
+    healthy weights are put back and a DivergedError explains the likely causes.
     Across processes BatchNorm takes its statistics from each process's share of the batch, so it differs from one process.
     Raises ValueError for data of a wrong shape or type, empty, or not finite, for senseless settings, and for a run folder
     that holds another run.
@@ -165,20 +169,45 @@ def fit(
         raise ValueError("resume=True needs the folder of the run to go on with: run=...")
     if not any(True for _ in flow.parameters()):
         raise ValueError("there is nothing to train: this flow has no parameters")
-    accelerator, home = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no"), next(flow.parameters()).device
+    accelerator, home = (
+        Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no"),
+        next(flow.parameters()).device,
+    )
     seed = _settled_seed(seed, accelerator)
     try:
         flow.to(accelerator.device)
         batches = make_batches(flow, data, context, batch_size, validation, flip, seed)
         if batches.batch_size % accelerator.num_processes:
-            raise ValueError(f"a batch of {batches.batch_size} rows does not divide by {accelerator.num_processes} processes")
+            raise ValueError(
+                f"a batch of {batches.batch_size} rows does not divide by {accelerator.num_processes} processes"
+            )
         if epochs is not None:
             steps = whole_number("epochs", epochs, at_least=1) * batches.per_epoch
         steps = 4_000 if steps is None else steps
-        settings = Settings(steps, batch_size, lr, betas, schedule, clip, ema, weight_decay, flip, validation, precision, compile, seed)
-        folder = None if run is None else Run(run, _config(flow, data, settings), resume, accelerator.is_main_process)
+        settings = Settings(
+            steps,
+            batch_size,
+            lr,
+            betas,
+            schedule,
+            clip,
+            ema,
+            weight_decay,
+            flip,
+            validation,
+            precision,
+            compile,
+            seed,
+        )
+        folder = (
+            None
+            if run is None
+            else Run(run, _config(flow, data, settings), resume, accelerator.is_main_process)
+        )
         with one_thread_if_small(flow, batch_size):
-            return _Training(flow, batches, settings, folder, accelerator).run(snapshots, home, progress)
+            return _Training(flow, batches, settings, folder, accelerator).run(
+                snapshots, home, progress
+            )
     finally:
         flow.to(home).eval()
 
@@ -197,7 +226,11 @@ def _settled_seed(seed, accelerator):
 
 def _config(flow, data, settings):
     """What a run's folder remembers of what was asked for."""
-    named = repr(data) if isinstance(data, Density) else getattr(data, "name", None) or type(data).__name__
+    named = (
+        repr(data)
+        if isinstance(data, Density)
+        else getattr(data, "name", None) or type(data).__name__
+    )
     rows = None if hasattr(data, "sample") else len(getattr(data, "train", data))
     return {**require_builder(flow), "data": named, "rows": rows, **asdict(settings)}
 
@@ -211,7 +244,10 @@ def one_thread_if_small(flow, batch_size, small=50_000_000):
     """
     before = torch.get_num_threads()
     first = next(flow.parameters())
-    if first.device.type == "cpu" and batch_size * sum(p.numel() for p in flow.parameters()) < small:
+    if (
+        first.device.type == "cpu"
+        and batch_size * sum(p.numel() for p in flow.parameters()) < small
+    ):
         torch.set_num_threads(1)
     try:
         yield
@@ -223,18 +259,28 @@ class _Training:
     """One call of `fit`: the flow, its optimiser, the average of its weights, and how far they have come."""
 
     def __init__(self, flow, batches, settings, folder, accelerator):
-        self.flow, self.batches, self.settings, self.folder, self.accelerator = flow, batches, settings, folder, accelerator
+        self.flow, self.batches, self.settings, self.folder, self.accelerator = (
+            flow,
+            batches,
+            settings,
+            folder,
+            accelerator,
+        )
         self.history, self.best, self.first_step, self.losses = History(), math.inf, 0, []
         _initialise_actnorms(flow, *batches(0))
-        self.optimizer = torch.optim.Adam(_groups(flow, settings.weight_decay), lr=settings.lr, betas=settings.betas, fused=True)
-        self.average = copy.deepcopy(flow) if settings.ema else flow
-        self.averaging = list(self.average.parameters()), list(flow.parameters())
+        self.optimizer = torch.optim.Adam(
+            _groups(flow, settings.weight_decay), lr=settings.lr, betas=settings.betas, fused=True
+        )
+        self.ema = copy.deepcopy(flow) if settings.ema else flow
+        self.ema_pairs = list(self.ema.parameters()), list(flow.parameters())
         if folder:
             self._restore()
-        self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and _gains_from_bfloat16(flow))
+        self.bfloat16 = settings.precision == "bfloat16" or (
+            settings.precision == "auto" and _gains_from_bfloat16(flow)
+        )
         prepared = accelerator.prepare(flow.train())
         self.model = torch.compile(prepared) if settings.compile else prepared
-        self.keeper = _Keeper(flow, settings.lr)
+        self.guard = _DivergenceGuard(flow, settings.lr)
 
     def run(self, snapshots, home, progress):
         """Train to the end, evaluating and saving on the way; return the history."""
@@ -243,14 +289,24 @@ class _Training:
         interval = self.batches.interval(steps)
         self.saved_at = time.perf_counter()
         show = progress and self.accelerator.is_main_process
-        with tqdm(total=steps, initial=self.first_step, disable=not show, unit="step", leave=False) as bar:
+        with tqdm(
+            total=steps, initial=self.first_step, disable=not show, unit="step", leave=False
+        ) as bar:
             try:
                 for step in range(self.first_step, steps + 1):
-                    due = step > self.first_step and (step % interval == 0 or step == steps) and (self.folder or self.settings.validation)
+                    due = (
+                        step > self.first_step
+                        and (step % interval == 0 or step == steps)
+                        and (self.folder or self.settings.validation)
+                    )
                     if step in keep_at:
-                        self.history.snapshots.append(Snapshot(step, copy.deepcopy(self.flow).to(home).eval().requires_grad_(False)))
+                        self.history.snapshots.append(
+                            Snapshot(
+                                step, copy.deepcopy(self.flow).to(home).eval().requires_grad_(False)
+                            )
+                        )
                     if step % CHECK_EVERY == 0 or step == steps or due:
-                        self._look(bar)
+                        self._sync_losses(bar)
                         self.history.seconds = time.perf_counter() - start
                         self._save_and_evaluate(step, due)
                     if step < steps:
@@ -258,8 +314,12 @@ class _Training:
             except KeyboardInterrupt:
                 self.history.loss += [float(loss) for loss in self.losses]
                 self.history.interrupted = True
-                again = " With resume=True it goes on from the last saved state." if self.folder else ""
-                tqdm.write(f"Interrupted after {len(self.history.loss)} of {steps} steps; the flow keeps what it has learned so far.{again}")
+                again = (
+                    " With resume=True it goes on from the last saved state." if self.folder else ""
+                )
+                tqdm.write(
+                    f"Interrupted after {len(self.history.loss)} of {steps} steps; the flow keeps what it has learned so far.{again}"
+                )
             finally:
                 self.history.seconds = time.perf_counter() - start
         if self.settings.ema:
@@ -281,7 +341,9 @@ class _Training:
         self.optimizer.step()
         if settings.ema:
             with torch.no_grad():
-                torch._foreach_lerp_(*self.averaging, 1 - min(settings.ema, (1 + step) / (10 + step)))
+                torch._foreach_lerp_(
+                    *self.ema_pairs, 1 - min(settings.ema, (1 + step) / (10 + step))
+                )
         self.losses.append(loss.detach())
 
     def _share(self, batch):
@@ -289,12 +351,16 @@ class _Training:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         return [None if part is None else part[rank::world] for part in batch]
 
-    def _look(self, bar):
+    def _sync_losses(self, bar):
         """Read the losses since the last look, and stop a run that is lost."""
-        fresh = self.accelerator.reduce(torch.stack(self.losses), "mean").tolist() if self.losses else []
+        fresh = (
+            self.accelerator.reduce(torch.stack(self.losses), "mean").tolist()
+            if self.losses
+            else []
+        )
         self.history.loss += fresh
         self.losses.clear()
-        self.keeper.check(self.history)
+        self.guard.check(self.history)
         bar.update(len(fresh))
         if fresh:
             bar.set_postfix_str(f"loss {median(fresh):.3f} nats")
@@ -302,8 +368,8 @@ class _Training:
     def _averaged(self):
         """The flow to evaluate, in evaluation mode: the averaged weights with statistics of their own, or the flow itself."""
         if self.settings.ema:
-            reestimate_statistics(self.average, (self.batches(step) for step in range(20)))
-        return self.average.eval()
+            reestimate_statistics(self.ema, (self.batches(step) for step in range(20)))
+        return self.ema.eval()
 
     def _save_and_evaluate(self, step, due):
         if due:
@@ -319,9 +385,20 @@ class _Training:
         losses = {"loss": fmean(self.history.loss[-count:])}
         if self.settings.validation:
             losses["validation_loss"] = self._validation_loss(flow)
-        bits = {name.replace("loss", "bits_per_dim"): bits_per_dim(-loss, flow.shape) for name, loss in losses.items()}
-        metrics = {"step": step, "evaluation": len(self.history.evaluations) + 1, **losses, **(bits if flow.dequantize else {})}
-        metrics |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.history.seconds, 2)}
+        bits = {
+            name.replace("loss", "bits_per_dim"): bits_per_dim(-loss, flow.shape)
+            for name, loss in losses.items()
+        }
+        metrics = {
+            "step": step,
+            "evaluation": len(self.history.evaluations) + 1,
+            **losses,
+            **(bits if flow.dequantize else {}),
+        }
+        metrics |= {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(self.history.seconds, 2),
+        }
         self.history.evaluations.append(metrics)
         better = losses.get("validation_loss", math.inf) < self.best
         self.best = min(self.best, losses.get("validation_loss", math.inf))
@@ -334,13 +411,19 @@ class _Training:
         total, rows = 0.0, 0
         for batch in filter(lambda batch: len(batch[0]), map(self._share, self.batches.held_out())):
             total, rows = total + nll(*flow(*batch)).item() * len(batch[0]), rows + len(batch[0])
-        total, rows = self.accelerator.reduce(torch.tensor([total, rows], device=self.accelerator.device, dtype=torch.float64)).tolist()
+        total, rows = self.accelerator.reduce(
+            torch.tensor([total, rows], device=self.accelerator.device, dtype=torch.float64)
+        ).tolist()
         return total / rows
 
     def _state(self, step):
         """Everything that decides what comes next, as tensors and as numbers."""
         tensors = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()} if self.settings.ema else {}
+        tensors |= (
+            {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
+            if self.settings.ema
+            else {}
+        )
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in state.items()}
         tensors["loss"] = torch.tensor(self.history.loss, dtype=torch.float64)
@@ -353,18 +436,26 @@ class _Training:
         if tensors is None:
             self.folder.begin()
             return
-        part = lambda prefix: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}  # noqa: E731
+        part = lambda prefix: {
+            name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+        }
         self.flow.load_state_dict(part("flow."))
         if self.settings.ema:
-            self.average.load_state_dict(part("average."))
+            self.ema.load_state_dict(part("ema."))
         state = {}
         for name, tensor in part("optimizer.").items():
             i, key = name.split(".")
             state.setdefault(int(i), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
         torch.set_rng_state(tensors["random"])
         self.first_step, self.best = numbers["step"], numbers["best"]
-        self.history = History(loss=tensors["loss"].tolist(), evaluations=self.folder.read_metrics(self.first_step), seconds=numbers["seconds"])
+        self.history = History(
+            loss=tensors["loss"].tolist(),
+            evaluations=self.folder.read_metrics(self.first_step),
+            seconds=numbers["seconds"],
+        )
 
 
 def _groups(flow, weight_decay):
@@ -375,7 +466,10 @@ def _groups(flow, weight_decay):
     decays = [p for name, p in named if name.endswith("weight.original0")]
     if not decays:
         raise ValueError("weight_decay applies to weight-normed layers, and this flow has none")
-    return [{"params": decays, "weight_decay": weight_decay}, {"params": [p for name, p in named if not name.endswith("weight.original0")]}]
+    return [
+        {"params": decays, "weight_decay": weight_decay},
+        {"params": [p for name, p in named if not name.endswith("weight.original0")]},
+    ]
 
 
 def _gains_from_bfloat16(flow):
@@ -401,7 +495,9 @@ def reestimate_statistics(flow, batches):
     try:
         for i, batch in enumerate(batches):
             for norm in norms:
-                norm.momentum = 1 / (i + 1)  # running statistics become the plain mean of those of the batches
+                norm.momentum = 1 / (
+                    i + 1
+                )  # running statistics become the plain mean of those of the batches
             flow(*batch)
     finally:
         for norm, momentum in zip(norms, momenta):
@@ -422,7 +518,7 @@ def _initialise_actnorms(flow, x, context, noise):
             hook.remove()
 
 
-class _Keeper:
+class _DivergenceGuard:
     """Remembers the last healthy weights, and stops a run whose loss is lost."""
 
     def __init__(self, flow, lr):
@@ -431,12 +527,17 @@ class _Keeper:
     def check(self, history):
         recent = history.loss[-CHECK_EVERY:]
         limit = history.loss[0] + 10 * self.flow.shape.numel() if recent else math.inf
-        healthy = all(map(math.isfinite, recent)) and all(p.isfinite().all() for p in self.flow.parameters())
+        healthy = all(map(math.isfinite, recent)) and all(
+            p.isfinite().all() for p in self.flow.parameters()
+        )
         if healthy and (not recent or median(recent) <= limit):
             self.good = copy.deepcopy(self.flow.state_dict())
             return
         self.flow.load_state_dict(self.good)
-        lost = next((i for i, loss in enumerate(history.loss) if not math.isfinite(loss)), len(history.loss) - 1)
+        lost = next(
+            (i for i, loss in enumerate(history.loss) if not math.isfinite(loss)),
+            len(history.loss) - 1,
+        )
         raise DivergedError(
             f"training diverged: the loss was {history.loss[0]:.3g} nats at the start and {history.loss[lost]:.3g} at step {lost + 1}. "
             f"The flow has its last healthy weights back. Likely causes, the most common first: a learning rate that is too high "

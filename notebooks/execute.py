@@ -32,12 +32,16 @@ def notebook_paths():
 
 def source_digest(nb):
     """A digest of what the cells say."""
-    return hashlib.sha256("\0".join(cell.cell_type + cell.source for cell in nb.cells).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "\0".join(cell.cell_type + cell.source for cell in nb.cells).encode()
+    ).hexdigest()[:16]
 
 
 def library_digest(nb):
     """A digest of the flowlib modules that the notebook imports, and of those that they import, without docstrings and comments."""
-    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code" and "flowlib" in cell.source)
+    code = "\n".join(
+        cell.source for cell in nb.cells if cell.cell_type == "code" and "flowlib" in cell.source
+    )
     code = "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("%"))
     todo, seen = imported_modules(ast.parse(code), PACKAGE.parent), {}
     while todo:
@@ -59,19 +63,30 @@ def imported_modules(tree, folder):
         elif isinstance(node, ast.ImportFrom):
             base = folder if node.level <= 1 else folder.parents[node.level - 2]
             base = base if node.level else PACKAGE.parent
-            names = [node.module or ""] + [f"{node.module or ''}.{alias.name}" for alias in node.names]
+            names = [node.module or ""] + [
+                f"{node.module or ''}.{alias.name}" for alias in node.names
+            ]
         else:
             continue
         for name in names:
             path = base.joinpath(*filter(None, name.split(".")))
-            found |= {file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file() and PACKAGE in file.parents}
+            found |= {
+                file
+                for file in (path.with_suffix(".py"), path / "__init__.py")
+                if file.is_file() and PACKAGE in file.parents
+            }
     return found
 
 
 def strip_docstrings(tree):
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             body[0].value.value = ""
     return tree
 
@@ -113,16 +128,24 @@ def with_palette(png):
     """Much the same picture in its 256 best colours, base64 in and out, at a third of the size."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     packed = io.BytesIO()
-    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        packed, "png", optimize=True
+    )
     return base64.b64encode(packed.getvalue()).decode()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="parts of the paths to execute, changed or not")
     parser.add_argument("--all", action="store_true", help="execute every notebook")
     args = parser.parse_args()
-    paths = [p for p in notebook_paths() if not args.names or any(name in str(p.relative_to(HERE)) for name in args.names)]
+    paths = [
+        p
+        for p in notebook_paths()
+        if not args.names or any(name in str(p.relative_to(HERE)) for name in args.names)
+    ]
     for i, path in enumerate(paths, start=1):
         print(f"[{i}/{len(paths)}] {path.relative_to(HERE)} … ", end="", flush=True)
         if not (args.all or args.names or is_stale(nbformat.read(path, as_version=4))):
@@ -133,7 +156,9 @@ def main():
             execute(path)
         except CellExecutionError as error:
             sys.exit(f"failed; the notebook is left as it was\n{error}")
-        print(f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} KB", flush=True)
+        print(
+            f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} KB", flush=True
+        )
 
 
 if __name__ == "__main__":

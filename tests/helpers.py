@@ -2,7 +2,7 @@
 
 import torch
 
-from flowlib.bijections import ActNorm, BatchNorm
+from flowlib.norms import ActNorm, BatchNorm
 
 
 def randomise(module, size=0.1, seed=0):
@@ -22,7 +22,9 @@ def randomise(module, size=0.1, seed=0):
 
 def log_slope(function, x):
     """log |det| of the Jacobian of a map that treats rows independently, by autograd: x (B, D) -> (B,)."""
-    jacobian = torch.autograd.functional.jacobian(lambda rows: function(rows).sum(0), x)  # (D, B, D)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda rows: function(rows).sum(0), x
+    )  # (D, B, D)
     return torch.linalg.slogdet(jacobian.transpose(0, 1)).logabsdet
 
 

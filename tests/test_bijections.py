@@ -9,9 +9,11 @@ import torch
 from helpers import assert_close, log_slope, randomise
 
 from flowlib import masks, models
-from flowlib.bijections import ActNorm, BatchNorm, Bijection, Chain, Dequantize, Diagonal, Flatten, Inverse, Logit, Permute, SoftLog
+from flowlib.bijections import Bijection, Chain, Diagonal, Flatten, Inverse, Logit, Permute, SoftLog
 from flowlib.coupling import AdditiveCoupling, AffineCoupling
+from flowlib.dequantize import Dequantize
 from flowlib.networks import MLP
+from flowlib.norms import ActNorm, BatchNorm
 
 N, CONTEXT = 12, 3  # points per test, context features
 
@@ -61,7 +63,12 @@ MASKS = {
 
 
 def coupling(kind, mask, context_features=0, hidden=(8,)):
-    return kind(mask, MLP(int(mask.sum()), kind.parameters_per_dim * int((~mask).sum()), hidden, context_features))
+    return kind(
+        mask,
+        MLP(
+            int(mask.sum()), kind.parameters_per_dim * int((~mask).sum()), hidden, context_features
+        ),
+    )
 
 
 def mixed_chain(D):
@@ -94,7 +101,10 @@ for mask_name, mask in MASKS.items():
     for kind in (AdditiveCoupling, AffineCoupling):
         for features in (0, CONTEXT):
             name = f"{kind.__name__} {mask_name}{' with context' if features else ''}"
-            CASES[name] = Case(lambda D, k=kind, m=mask, f=features: coupling(k, m(D), f), context_features=features)
+            CASES[name] = Case(
+                lambda D, k=kind, m=mask, f=features: coupling(k, m(D), f),
+                context_features=features,
+            )
 for builder in (models.nice_2d, models.realnvp_2d):
     for features in (0, CONTEXT):
         name = f"{builder.__name__}{' with context' if features else ''}"
@@ -116,7 +126,11 @@ def there_and_back(name, D, direction, dtype):
     return there, back, (case.data if direction == "forward" else case.latents)(N, D).to(dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.float64, 1e-10)],
+    ids=["float32", "float64"],
+)
 @both_directions
 @every_case
 def test_there_and_back_again(name, direction, dtype, tolerance):
@@ -148,7 +162,9 @@ def test_the_context_matters(name):
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "Coupling" in name or "nice" in name or "realnvp" in name])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if "Coupling" in name or "nice" in name or "realnvp" in name]
+)
 def test_identity_at_start(name):
     case = CASES[name]
     D = max(case.dimensions)
@@ -160,7 +176,9 @@ def test_identity_at_start(name):
     assert torch.equal(log_det, torch.zeros(N))
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if list(case.build(2).parameters())])
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if list(case.build(2).parameters())]
+)
 def test_three_adam_steps_reach_every_parameter(name):
     torch.manual_seed(0)
     case = CASES[name]
@@ -174,7 +192,9 @@ def test_three_adam_steps_reach_every_parameter(name):
         optimizer.zero_grad()
         (z.square().sum(1) / 2 - log_det).mean().backward()
         optimizer.step()
-        reached |= {name for name, parameter in bijection.named_parameters() if parameter.grad.any()}
+        reached |= {
+            name for name, parameter in bijection.named_parameters() if parameter.grad.any()
+        }
     assert reached == {name for name, _ in bijection.named_parameters()}
 
 
@@ -184,14 +204,23 @@ def test_the_protocol_leaves_both_directions_to_its_heirs():
             method(torch.zeros(1, 2))
 
 
-WIDTH_3 = {"Diagonal": Diagonal, "BatchNorm": BatchNorm, "ActNorm": ActNorm, "Permute": lambda D: Permute(range(D))}
+WIDTH_3 = {
+    "Diagonal": Diagonal,
+    "BatchNorm": BatchNorm,
+    "ActNorm": ActNorm,
+    "Permute": lambda D: Permute(range(D)),
+}
 
 
 @both_directions
 @pytest.mark.parametrize("name", WIDTH_3)
 def test_input_of_another_width_is_refused(name, direction):
     bijection = randomise(WIDTH_3[name](3))
-    for width in (1, 2, 4):  # a width of 1 would broadcast, a width of 4 would lose a dimension to Permute
+    for width in (
+        1,
+        2,
+        4,
+    ):  # a width of 1 would broadcast, a width of 4 would lose a dimension to Permute
         with pytest.raises(ValueError, match=r"takes \(B, 3"):
             (bijection if direction == "forward" else bijection.inverse)(torch.zeros(5, width))
 
@@ -211,7 +240,11 @@ def test_a_norm_of_images_counts_every_position(kind):
     norm = randomise(kind(3)).double()
     x = torch.randn(2, 3, 2, 2, dtype=torch.float64)
     for map_ in (norm, norm.inverse):
-        assert_close(map_(x)[1].detach(), log_slope(lambda rows, m=map_: m(rows.view(x.shape))[0].flatten(1), x.flatten(1)), 1e-9)
+        assert_close(
+            map_(x)[1].detach(),
+            log_slope(lambda rows, m=map_: m(rows.view(x.shape))[0].flatten(1), x.flatten(1)),
+            1e-9,
+        )
 
 
 @pytest.mark.parametrize("kind", [Diagonal, BatchNorm, ActNorm])
@@ -356,7 +389,10 @@ def test_logit_is_the_authors_formula():
 
 
 def test_logit_gives_nan_outside_its_domain():
-    inside, outside = Logit()(torch.tensor([[-0.05, 1.05]]))[0], Logit()(torch.tensor([[-0.06, 1.06]]))[0]
+    inside, outside = (
+        Logit()(torch.tensor([[-0.05, 1.05]]))[0],
+        Logit()(torch.tensor([[-0.06, 1.06]]))[0],
+    )
     assert inside.isfinite().all()
     assert outside.isnan().all()
 
@@ -447,7 +483,9 @@ def test_actnorm_standardises_the_batch_it_is_initialised_from(shape):
 @both_directions
 def test_actnorm_refuses_to_run_before_it_is_initialised(direction):
     norm = ActNorm(2)
-    with pytest.raises(ValueError, match=r"ActNorm is not initialised: train with flowlib\.training\.fit"):
+    with pytest.raises(
+        ValueError, match=r"ActNorm is not initialised: train with flowlib\.training\.fit"
+    ):
         (norm if direction == "forward" else norm.inverse)(torch.zeros(4, 2))
 
 
@@ -474,10 +512,14 @@ def test_actnorm_takes_its_state_from_what_is_loaded_even_if_it_has_run_before()
 
 
 def test_permute_reads_its_order_as_an_index():
-    assert Permute([2, 0, 1])(torch.tensor([[10.0, 20.0, 30.0]]))[0].tolist() == [[30.0, 10.0, 20.0]]
+    assert Permute([2, 0, 1])(torch.tensor([[10.0, 20.0, 30.0]]))[0].tolist() == [
+        [30.0, 10.0, 20.0]
+    ]
 
 
-@pytest.mark.parametrize("order", [[0, 0], [1, 2], [0, 2, 1, 4], [-1, 0], [[0, 1]], [0.0, 1.0], []], ids=str)
+@pytest.mark.parametrize(
+    "order", [[0, 0], [1, 2], [0, 2, 1, 4], [-1, 0], [[0, 1]], [0.0, 1.0], []], ids=str
+)
 def test_permute_refuses_a_bad_order(order):
     with pytest.raises(ValueError, match=r"order must hold each of 0 ... D-1 once, got"):
         Permute(order)

@@ -11,15 +11,22 @@ from helpers import randomise
 from torch import nn
 
 from flowlib import Flow, checks, data, losses, models, training
-from flowlib.bijections import ActNorm, BatchNorm, Bijection, Chain, Dequantize, Diagonal, Flatten, Logit, SoftLog
+from flowlib.bijections import Bijection, Chain, Diagonal, Flatten, Logit, SoftLog
 from flowlib.checks import check_flow
 from flowlib.coupling import AffineCoupling
+from flowlib.dequantize import Dequantize
 from flowlib.masks import alternating, checkerboard
 from flowlib.networks import MLP
+from flowlib.norms import ActNorm, BatchNorm
 
 MOONS = data.TwoMoons(noise=0.05)
 X = MOONS.sample(256, seed=0)
-IMAGES = torch.randint(0, 256, (128, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)) // 2
+IMAGES = (
+    torch.randint(
+        0, 256, (128, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    // 2
+)
 
 
 def flow_2d(*layers):
@@ -59,7 +66,9 @@ class OtherHalf(Bijection):
 
     def inverse(self, z, context=None):
         shift, s = self.network(self.m * z).chunk(2, 1)
-        return self.m * z + (1 - self.m) * (z - shift) * (-s.tanh()).exp(), -(self.m * s.tanh()).sum(1)
+        return self.m * z + (1 - self.m) * (z - shift) * (-s.tanh()).exp(), -(
+            self.m * s.tanh()
+        ).sum(1)
 
 
 class MaskTimesScale(Bijection):
@@ -206,38 +215,99 @@ def deep():
 
 def of_images(dequantize=None, norm=()):
     torch.manual_seed(0)
-    layers = [AffineCoupling(checkerboard(8, 8, flip=flip).flatten(), MLP(32, 64, (16,))) for flip in (False, True)]
-    return randomise(Flow(Chain(dequantize or Dequantize(), Logit(), Flatten((1, 8, 8)), *norm, *layers), shape=(1, 8, 8)), size=0.05)
+    layers = [
+        AffineCoupling(checkerboard(8, 8, flip=flip).flatten(), MLP(32, 64, (16,)))
+        for flip in (False, True)
+    ]
+    return randomise(
+        Flow(
+            Chain(dequantize or Dequantize(), Logit(), Flatten((1, 8, 8)), *norm, *layers),
+            shape=(1, 8, 8),
+        ),
+        size=0.05,
+    )
 
 
 def continuous_images():
-    layers = [AffineCoupling(alternating(64, flip=flip), MLP(32, 64, (16,))) for flip in (False, True)]
+    layers = [
+        AffineCoupling(alternating(64, flip=flip), MLP(32, 64, (16,))) for flip in (False, True)
+    ]
     return randomise(Flow(Chain(*layers), shape=(64,)), size=0.05)
 
 
 BUGS = {  # name: the flow, the data, further arguments, the check that must fail
-    "log-det alone": (lambda: pair(AffineCoupling), X, {"loss": lambda z, log_det: -log_det.mean()}, "prior in the loss"),
-    "wrong sign in the loss": (lambda: pair(AffineCoupling), X, {"loss": lambda z, d: losses.nll(z, -d)}, "log_det in the loss"),
+    "log-det alone": (
+        lambda: pair(AffineCoupling),
+        X,
+        {"loss": lambda z, log_det: -log_det.mean()},
+        "prior in the loss",
+    ),
+    "wrong sign in the loss": (
+        lambda: pair(AffineCoupling),
+        X,
+        {"loss": lambda z, d: losses.nll(z, -d)},
+        "log_det in the loss",
+    ),
     "wrong sign of log_det": (lambda: pair(WrongSign), X, {}, "log_det of forward"),
-    "mask times s": (lambda: flow_2d(MaskTimesScale(False), MaskTimesScale(True)), X, {}, "round trip of data"),
-    "mask times s in the determinant": (lambda: flow_2d(OtherHalf(False), OtherHalf(True)), X, {}, "log_det of forward"),
-    "masks never alternate": (lambda: flow_2d(coupling(), ActNorm(2), coupling()), X, {}, "dimensions never coupled"),
+    "mask times s": (
+        lambda: flow_2d(MaskTimesScale(False), MaskTimesScale(True)),
+        X,
+        {},
+        "round trip of data",
+    ),
+    "mask times s in the determinant": (
+        lambda: flow_2d(OtherHalf(False), OtherHalf(True)),
+        X,
+        {},
+        "log_det of forward",
+    ),
+    "masks never alternate": (
+        lambda: flow_2d(coupling(), ActNorm(2), coupling()),
+        X,
+        {},
+        "dimensions never coupled",
+    ),
     "unbounded scale": (lambda: pair(Unbounded), X, {}, "bound on the scales"),
     "no dequantisation": (continuous_images, IMAGES.flatten(1) / 255, {}, "data are continuous"),
     "half of the noise": (lambda: of_images(HalfNoise()), IMAGES, {}, "dequantisation noise"),
-    "batch norm leaks": (lambda: flow_2d(coupling(), LeakyNorm(2), coupling(flip=True)), X, {}, "rows leak into one another"),
+    "batch norm leaks": (
+        lambda: flow_2d(coupling(), LeakyNorm(2), coupling(flip=True)),
+        X,
+        {},
+        "rows leak into one another",
+    ),
     "statistics of other weights": (foreign_statistics, X, {}, "training and evaluation"),
     "ActNorm starts again": (forgetful, X, {}, "state lost by saving"),
     "joined in the wrong order": (lambda: pair(WrongOrder), X, {}, "round trip of data"),
-    "SoftLog's inverse log_det": (lambda: flow_2d(BadSoftLog(0.5), coupling(), coupling(flip=True)), X, {}, "log_det of inverse"),
+    "SoftLog's inverse log_det": (
+        lambda: flow_2d(BadSoftLog(0.5), coupling(), coupling(flip=True)),
+        X,
+        {},
+        "log_det of inverse",
+    ),
     "zero times zero": (zero_times_zero, X, {}, "parameters without gradient"),
     "a dead network": (dead_network, X, {}, "dead networks"),
-    "averaged weights": (averaged_weights_with_the_statistics_of_others, X, {}, "training and evaluation"),
+    "averaged weights": (
+        averaged_weights_with_the_statistics_of_others,
+        X,
+        {},
+        "training and evaluation",
+    ),
     "a plain tensor as state": (lambda: pair(MaskedArray), X, {}, "state lost by saving"),
     "noise where none is expected": (lambda: pair(Noisy), X, {}, "determinism"),
-    "prior averaged over dimensions": (lambda: pair(AffineCoupling), X, {"loss": lambda z, d: z.square().mean() / 2 - d.mean()}, "prior in the loss"),
+    "prior averaged over dimensions": (
+        lambda: pair(AffineCoupling),
+        X,
+        {"loss": lambda z, d: z.square().mean() / 2 - d.mean()},
+        "prior in the loss",
+    ),
     "no log 256": (of_images, IMAGES, {"bits_per_dim": -3.0}, "bits/dim"),
-    "half of the noise, outside": (continuous_images, (IMAGES.flatten(1) + torch.rand(128, 64) / 2) / 256, {}, "dequantisation noise"),
+    "half of the noise, outside": (
+        continuous_images,
+        (IMAGES.flatten(1) + torch.rand(128, 64) / 2) / 256,
+        {},
+        "dequantisation noise",
+    ),
     "weights that are no numbers": (lambda: broken(math.nan), X, {}, "finite"),
     "density of mass 2": (lambda: pair(Doubled), X, {}, "integral of the density"),
     "rounding grows with depth": (deep, X, {}, "round trip of data"),
@@ -257,7 +327,10 @@ def test_without_its_bug_the_small_flow_is_healthy():
 
 
 def test_rounding_is_told_from_a_wrong_inverse():
-    rounding, wrong = check_flow(deep(), X)["round trip of data"], check_flow(pair(WrongOrder), X)["round trip of data"]
+    rounding, wrong = (
+        check_flow(deep(), X)["round trip of data"],
+        check_flow(pair(WrongOrder), X)["round trip of data"],
+    )
     assert "in float64: this is rounding" in rounding.meaning
     assert "after 16 layers" in rounding.meaning
     assert "the inverse is another function" in wrong.meaning
@@ -288,7 +361,10 @@ def test_a_reported_figure_is_held_to_the_flow_and_explained(offset, story):
 
 @pytest.mark.parametrize(("given", "ok"), [(3.5, True), (-4.5, False), (11.2, False)])
 def test_without_dequantize_a_reported_figure_must_be_plausible(given, ok):
-    assert ("bits/dim" in check_flow(continuous_images(), torch.randn(64, 64), bits_per_dim=given).failed) == (not ok)
+    assert (
+        "bits/dim"
+        in check_flow(continuous_images(), torch.randn(64, 64), bits_per_dim=given).failed
+    ) == (not ok)
 
 
 # Health
@@ -296,24 +372,44 @@ def test_without_dequantize_a_reported_figure_must_be_plausible(given, ok):
 
 def prepared(flow, x, steps, lr):
     """Trained a little; with one step at no learning rate ActNorms and running statistics have seen data, and no more."""
-    training.fit(flow, x, steps=steps, lr=lr, batch_size=32, seed=0, precision="float32", progress=False)
+    training.fit(
+        flow, x, steps=steps, lr=lr, batch_size=32, seed=0, precision="float32", progress=False
+    )
     if x is not MOONS:
-        training.reestimate_statistics(flow, [(x, None, flow.draw_noise(len(x), torch.Generator().manual_seed(0)))])
+        training.reestimate_statistics(
+            flow, [(x, None, flow.draw_noise(len(x), torch.Generator().manual_seed(0)))]
+        )
     return flow.eval()
 
 
-PLANE = {"nice": models.nice_2d, "realnvp": models.realnvp_2d, "shallow": lambda: models.realnvp_2d(depth=2, hidden=(32,))}
+PLANE = {
+    "nice": models.nice_2d,
+    "realnvp": models.realnvp_2d,
+    "shallow": lambda: models.realnvp_2d(depth=2, hidden=(32,)),
+}
 SMALL = {"shape": (1, 8, 8), "width": 4, "blocks": 1, "doubling": False}
 BOARDS = {
     "mlp": lambda: models.realnvp_mlp((1, 8, 8), depth=4, hidden=(32,)),
-    "mlp, joint, softlog": lambda: models.realnvp_mlp((1, 8, 8), depth=4, hidden=(32,), separate=False, mask="checkerboard", norm="actnorm", tau=5.0),
-    "mlp, batch norm": lambda: models.realnvp_mlp((1, 8, 8), depth=4, hidden=(32,), norm="batchnorm"),
+    "mlp, joint, softlog": lambda: models.realnvp_mlp(
+        (1, 8, 8),
+        depth=4,
+        hidden=(32,),
+        separate=False,
+        mask="checkerboard",
+        norm="actnorm",
+        tau=5.0,
+    ),
+    "mlp, batch norm": lambda: models.realnvp_mlp(
+        (1, 8, 8), depth=4, hidden=(32,), norm="batchnorm"
+    ),
     "two scales": lambda: models.realnvp_image(**SMALL, scales=2),
     "three scales": lambda: models.realnvp_image(**SMALL, scales=3),
     "no batch norm": lambda: models.realnvp_image(**SMALL, scales=2, batch_norm=False),
-    "learned noise": lambda: models.realnvp_image(**SMALL, scales=2, variational=2),
+    "learned noise": lambda: models.realnvp_image(**SMALL, scales=2, dequant_couplings=2),
 }
-HEALTHY = [(name, build, X) for name, build in PLANE.items()] + [(name, build, IMAGES) for name, build in BOARDS.items()]
+HEALTHY = [(name, build, X) for name, build in PLANE.items()] + [
+    (name, build, IMAGES) for name, build in BOARDS.items()
+]
 
 
 @pytest.mark.parametrize(("steps", "lr"), [(1, 1e-12), (15, 2e-3)], ids=["initialised", "trained"])
@@ -326,8 +422,13 @@ def test_a_healthy_flow_is_not_flagged(name, build, x, steps, lr):
 
 def test_it_changes_nothing():
     flow = models.realnvp_mlp((1, 8, 8), depth=2, hidden=(8,), norm="batchnorm").train()
-    flow.bijection[4].network[0][-1].weight.grad = torch.ones_like(flow.bijection[4].network[0][-1].weight)
-    before, grads = copy.deepcopy(flow.state_dict()), [None if p.grad is None else p.grad.clone() for p in flow.parameters()]
+    flow.bijection[4].network[0][-1].weight.grad = torch.ones_like(
+        flow.bijection[4].network[0][-1].weight
+    )
+    before, grads = (
+        copy.deepcopy(flow.state_dict()),
+        [None if p.grad is None else p.grad.clone() for p in flow.parameters()],
+    )
     random, x = torch.get_rng_state(), IMAGES.clone()
     check_flow(flow, IMAGES, loss=losses.nll, bits_per_dim=3.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in flow.state_dict().items())
@@ -408,12 +509,22 @@ def flow_of_nflows(library):
 
     network = lambda n_in, n_out: nn.nets.ResidualNet(n_in, n_out, hidden_features=16)  # noqa: E731
     layers = [transforms.AffineCouplingTransform([i % 2, 1 - i % 2], network) for i in range(4)]
-    return OfNflows(flows.Flow(transforms.CompositeTransform([transforms.ActNorm(2), *layers]), distributions.StandardNormal([2])))
+    return OfNflows(
+        flows.Flow(
+            transforms.CompositeTransform([transforms.ActNorm(2), *layers]),
+            distributions.StandardNormal([2]),
+        )
+    )
 
 
 def flow_of_normflows(library):
-    layers = [library.flows.CoupledRationalQuadraticSpline(2, 1, 16, reverse_mask=i % 2 == 1) for i in range(4)]
-    return OfNormflows(library.NormalizingFlow(library.distributions.DiagGaussian(2, trainable=False), layers))
+    layers = [
+        library.flows.CoupledRationalQuadraticSpline(2, 1, 16, reverse_mask=i % 2 == 1)
+        for i in range(4)
+    ]
+    return OfNormflows(
+        library.NormalizingFlow(library.distributions.DiagGaussian(2, trainable=False), layers)
+    )
 
 
 def flow_of_zuko(library):
@@ -432,7 +543,13 @@ def flow_of_freia(library):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("library", "build"), [("nflows", flow_of_nflows), ("normflows", flow_of_normflows), ("zuko", flow_of_zuko), ("FrEIA", flow_of_freia)]
+    ("library", "build"),
+    [
+        ("nflows", flow_of_nflows),
+        ("normflows", flow_of_normflows),
+        ("zuko", flow_of_zuko),
+        ("FrEIA", flow_of_freia),
+    ],
 )
 def test_flows_of_other_libraries_pass_through_a_wrapper(library, build):
     flow = build(pytest.importorskip(library))
@@ -450,8 +567,13 @@ def test_the_exponential_without_a_bound_of_another_library_is_found():
     library = pytest.importorskip("normflows")
     layers = []
     for _ in range(4):
-        layers += [library.flows.AffineCouplingBlock(library.nets.MLP([1, 16, 2], init_zeros=True)), library.flows.Permute(2, mode="swap")]
-    flow = OfNormflows(library.NormalizingFlow(library.distributions.DiagGaussian(2, trainable=False), layers))
+        layers += [
+            library.flows.AffineCouplingBlock(library.nets.MLP([1, 16, 2], init_zeros=True)),
+            library.flows.Permute(2, mode="swap"),
+        ]
+    flow = OfNormflows(
+        library.NormalizingFlow(library.distributions.DiagGaussian(2, trainable=False), layers)
+    )
     assert check_flow(flow, X).failed == ["bound on the scales"]
 
 
@@ -462,7 +584,14 @@ def test_two_functions_will_do():
     assert {"log_det of forward", "integral of the density"} <= set(wrong.failed)
 
 
-@pytest.mark.parametrize("log_det", [lambda x: torch.zeros(len(x), 1), lambda x: torch.zeros(()), lambda x: torch.zeros(len(x), dtype=torch.long)])
+@pytest.mark.parametrize(
+    "log_det",
+    [
+        lambda x: torch.zeros(len(x), 1),
+        lambda x: torch.zeros(()),
+        lambda x: torch.zeros(len(x), dtype=torch.long),
+    ],
+)
 def test_a_log_det_of_the_wrong_shape_or_dtype_ends_the_report(log_det):
     report = check_flow(x=X, forward=lambda x: (x, log_det(x)), inverse=lambda z: z)
     assert report.failed == ["shape of log_det"]
@@ -486,7 +615,11 @@ def test_rows_that_are_not_finite_are_counted():
 MNIST_SIZE = IMAGES.repeat(1, 1, 4, 4)[..., 2:30, 2:30]
 
 
-@pytest.mark.parametrize(("build", "x"), [(models.nice_2d, X), (lambda: models.realnvp_mlp(hidden=(64,)), MNIST_SIZE)], ids=["plane", "image"])
+@pytest.mark.parametrize(
+    ("build", "x"),
+    [(models.nice_2d, X), (lambda: models.realnvp_mlp(hidden=(64,)), MNIST_SIZE)],
+    ids=["plane", "image"],
+)
 def test_it_takes_seconds(build, x):
     flow, start = randomise(build(), size=0.01), time.process_time()
     check_flow(flow, x, loss=losses.nll)
@@ -541,10 +674,22 @@ def test_scales_layer_by_layer_and_values_beyond_tau():
     ("arguments", "complaint"),
     [
         ({"x": X}, "give a flow, or both of forward= and inverse="),
-        ({"flow": Diagonal(2), "x": X, "forward": lambda x: x, "inverse": lambda z: z}, "give a flow, or both of forward= and inverse="),
-        ({"flow": Diagonal(2)}, "x must be a tensor .* of at least two data points, got a NoneType"),
-        ({"flow": Diagonal(2), "x": X[:1]}, r"x must be a tensor .* of at least two data points, got one of shape \(1, 2\)"),
-        ({"flow": nn.Linear(2, 2), "x": X}, r"a flow needs a method inverse\(z\); this Linear has none"),
+        (
+            {"flow": Diagonal(2), "x": X, "forward": lambda x: x, "inverse": lambda z: z},
+            "give a flow, or both of forward= and inverse=",
+        ),
+        (
+            {"flow": Diagonal(2)},
+            "x must be a tensor .* of at least two data points, got a NoneType",
+        ),
+        (
+            {"flow": Diagonal(2), "x": X[:1]},
+            r"x must be a tensor .* of at least two data points, got one of shape \(1, 2\)",
+        ),
+        (
+            {"flow": nn.Linear(2, 2), "x": X},
+            r"a flow needs a method inverse\(z\); this Linear has none",
+        ),
     ],
 )
 def test_senseless_arguments_are_refused(arguments, complaint):
@@ -554,7 +699,9 @@ def test_senseless_arguments_are_refused(arguments, complaint):
 
 def test_large_images_are_checked_on_boards_cut_out_of_them():
     images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
-    flow = prepared(models.realnvp_image((3, 16, 16), scales=2, width=8, blocks=1), images, 1, 1e-12)
+    flow = prepared(
+        models.realnvp_image((3, 16, 16), scales=2, width=8, blocks=1), images, 1, 1e-12
+    )
     report = check_flow(flow, images)
     assert report.ok, str(report)
     assert report["log_det of forward"].meaning.endswith("boards cut out of the images, D = 48")
@@ -564,12 +711,17 @@ def test_large_images_are_checked_on_boards_cut_out_of_them():
 def test_what_is_planted_in_a_large_image_flow_is_found_on_the_boards():
     flow = models.realnvp_image((1, 32, 32), scales=2, width=8, blocks=1, batch_norm=False)
     flow.bijection[2].scales[0][1].__class__ = WrongSign
-    assert "log_det of forward" in check_flow(flow, torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8)).failed
+    assert (
+        "log_det of forward"
+        in check_flow(flow, torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8)).failed
+    )
 
 
 def test_a_large_flow_that_cannot_be_cut_says_what_was_not_checked():
     flow = models.realnvp_mlp((3, 20, 20), depth=2, hidden=(8,))
-    row = check_flow(flow, torch.randint(0, 256, (8, 3, 20, 20), dtype=torch.uint8))["log_det of forward"]
+    row = check_flow(flow, torch.randint(0, 256, (8, 3, 20, 20), dtype=torch.uint8))[
+        "log_det of forward"
+    ]
     assert (row.verdict, row.measured) == ("note", "not checked")
     assert "D = 1,200 is above 1,024" in row.meaning
 
@@ -586,7 +738,9 @@ def test_a_conditional_flow_is_checked_with_its_context():
 
 
 def test_a_flow_of_four_scales_is_cut_as_small_as_it_can_be(monkeypatch):
-    monkeypatch.setattr(checks, "LARGEST_JACOBIAN", 200)  # even the smallest board, 16 x 16, is above it
+    monkeypatch.setattr(
+        checks, "LARGEST_JACOBIAN", 200
+    )  # even the smallest board, 16 x 16, is above it
     torch.manual_seed(0)
     images = torch.randint(0, 256, (32, 1, 32, 32), dtype=torch.uint8)
     flow = models.realnvp_image((1, 32, 32), scales=4, width=4, blocks=1)

@@ -64,20 +64,39 @@ def test_help_of_every_command_ends_well_and_names_what_it_takes(command, capsys
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
     assert ended.value.code == 0
-    expected = {"": ["train", "evaluate", "sample"], "train": ["--resume", "--seed", "--run", *RECIPES]}
+    expected = {
+        "": ["train", "evaluate", "sample"],
+        "train": ["--resume", "--seed", "--run", *RECIPES],
+    }
     printed = capsys.readouterr().out
-    assert all(word in printed for word in expected.get("".join(command), ["flow", "--seed" if command == ["sample"] else "--draws"]))
+    assert all(
+        word in printed
+        for word in expected.get(
+            "".join(command), ["flow", "--seed" if command == ["sample"] else "--draws"]
+        )
+    )
 
 
 def test_python_m_flowlib_runs_it_and_exits_with_its_status():
-    done = subprocess.run([sys.executable, "-m", "flowlib", "sample", "nothing"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowlib", "sample", "nothing"], capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("flowlib: no checkpoint at 'nothing', and none is shipped under that name (shipped: ")
+    assert done.stderr.startswith(
+        "flowlib: no checkpoint at 'nothing', and none is shipped under that name (shipped: "
+    )
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fly"], ["train"], ["train", "moons", "--epochs", "1", "--steps", "1"], ["train", "moons", "--lr", "fast"], ["sample", "moons", "-n", "x"]],
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "moons", "--epochs", "1", "--steps", "1"],
+        ["train", "moons", "--lr", "fast"],
+        ["sample", "moons", "-n", "x"],
+    ],
     ids=" ".join,
 )
 def test_what_it_does_not_understand_ends_with_status_2(arguments):
@@ -91,27 +110,65 @@ def test_what_it_does_not_understand_ends_with_status_2(arguments):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_trains_and_is_scored(recipe, tmp_path, capsys, monkeypatch):
-    if RECIPES[recipe].model == "realnvp_image":  # as wide as it takes to run; test_recipes.py looks at the structure
-        monkeypatch.setitem(RECIPES, recipe, replace(RECIPES[recipe], arguments=RECIPES[recipe].arguments | {"width": 4, "blocks": 1}))
+    if (
+        RECIPES[recipe].model == "realnvp_image"
+    ):  # as wide as it takes to run; test_recipes.py looks at the structure
+        monkeypatch.setitem(
+            RECIPES,
+            recipe,
+            replace(
+                RECIPES[recipe], arguments=RECIPES[recipe].arguments | {"width": 4, "blocks": 1}
+            ),
+        )
     few = ["--limit", "40"] if recipe in OF_IMAGES else []
     few += ["--size", "32"] if RECIPES[recipe].data in FACES else []
     assert main(["train", recipe, "--standin", *few, *QUICK, "--run", str(tmp_path / "run")]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    figure = "bits_per_dim" if recipe in OF_IMAGES else "gap_nats"
-    assert {"data", figure, f"{figure.removesuffix('_nats')}_standard_error", "hardware"} <= results.keys()
+    figure = "bits_per_dim" if recipe in OF_IMAGES else "kl_nats"
+    assert {
+        "data",
+        figure,
+        f"{figure.removesuffix('_nats')}_standard_error",
+        "hardware",
+    } <= results.keys()
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert {name: value for name, value in results.items() if name != "hardware"} == {name: type(results[name])(printed[name]) for name in printed}
+    assert {name: value for name, value in results.items() if name != "hardware"} == {
+        name: type(results[name])(printed[name]) for name in printed
+    }
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 2
 
 
 def test_a_run_lies_under_the_name_of_its_recipe_unless_told_otherwise(moons, elsewhere):
     assert {path.name for path in (elsewhere / moons).iterdir()} == {
-        *("config.json", "metrics.jsonl", "last.json", "last.safetensors", "state.safetensors", "results.json")
+        *(
+            "config.json",
+            "metrics.jsonl",
+            "last.json",
+            "last.safetensors",
+            "state.safetensors",
+            "results.json",
+        )
     }
 
 
 def test_what_is_asked_for_takes_the_place_of_what_the_recipe_says(tmp_path):
-    main(["train", "mnist_plain", "--standin", "--epochs", "1", "--batch-size", "500", "--lr", "0.01", "--seed", "7", "--run", str(tmp_path / "run")])
+    main(
+        [
+            "train",
+            "mnist_plain",
+            "--standin",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "500",
+            "--lr",
+            "0.01",
+            "--seed",
+            "7",
+            "--run",
+            str(tmp_path / "run"),
+        ]
+    )
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {name: config[name] for name in ("data", "steps", "batch_size", "lr", "seed")} == {
         **{"data": "digits", "steps": 3, "batch_size": 500, "lr": 0.01, "seed": 7}
@@ -141,7 +198,7 @@ def test_evaluating_a_run_gives_the_figures_that_training_ended_with(moons, else
     before = (elsewhere / moons / "results.json").read_text()
     assert main(["evaluate", moons]) == 0
     assert (elsewhere / moons / "results.json").read_text() == before
-    assert "gap_nats" in capsys.readouterr().out
+    assert "kl_nats" in capsys.readouterr().out
 
 
 def test_evaluating_images_takes_draws_and_a_limit(digits, elsewhere, capsys):
@@ -200,16 +257,23 @@ def test_temperature_zero_gives_one_point_again_and_again(moons, elsewhere):
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are(capsys):
-    assert complaint(capsys, "train", "cats") == f"flowlib: unknown recipe 'cats'; there are {', '.join(RECIPES)}"
+    assert (
+        complaint(capsys, "train", "cats")
+        == f"flowlib: unknown recipe 'cats'; there are {', '.join(RECIPES)}"
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 def test_an_unknown_flow_is_answered_with_those_that_are_shipped(command, capsys):
-    assert complaint(capsys, command, "cats").startswith("flowlib: no checkpoint at 'cats', and none is shipped under that name (shipped: ")
+    assert complaint(capsys, command, "cats").startswith(
+        "flowlib: no checkpoint at 'cats', and none is shipped under that name (shipped: "
+    )
 
 
 def test_a_run_that_is_there_is_not_overwritten(moons, capsys):
-    assert "runs/moons already holds a run: resume it, or choose another folder" in complaint(capsys, "train", "moons", *QUICK)
+    assert "runs/moons already holds a run: resume it, or choose another folder" in complaint(
+        capsys, "train", "moons", *QUICK
+    )
 
 
 def test_going_on_with_another_seed_is_refused(moons, capsys):
@@ -227,7 +291,9 @@ def test_data_that_cannot_be_had_is_explained(recipe, tmp_path, capsys):
 
 def test_a_checkpoint_that_does_not_name_its_data_cannot_be_evaluated(tmp_path, capsys):
     checkpoints.save(models.nice_2d(), tmp_path / "mine.safetensors")
-    assert complaint(capsys, "evaluate", tmp_path / "mine.safetensors").endswith("does not say which data the flow was trained on")
+    assert complaint(capsys, "evaluate", tmp_path / "mine.safetensors").endswith(
+        "does not say which data the flow was trained on"
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,13 +326,17 @@ def test_senseless_training_is_refused_and_leaves_no_folder(arguments, text, tmp
 
 
 def test_draws_must_be_one_or_more(digits, capsys):
-    assert "must be a whole number of at least 1, got 0" in complaint(capsys, "evaluate", digits, "--draws", "0")
+    assert "must be a whole number of at least 1, got 0" in complaint(
+        capsys, "evaluate", digits, "--draws", "0"
+    )
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
     checkpoints.save(models.nice_2d(), tmp_path / "mine.safetensors")
     (tmp_path / "mine.safetensors").write_bytes(b"torn")
-    assert "mine.safetensors is damaged" in complaint(capsys, "sample", tmp_path / "mine.safetensors")
+    assert "mine.safetensors is damaged" in complaint(
+        capsys, "sample", tmp_path / "mine.safetensors"
+    )
 
 
 def test_ctrl_c_while_scoring_ends_with_130_and_the_run_is_whole(tmp_path, monkeypatch):
@@ -279,4 +349,6 @@ def test_ctrl_c_while_scoring_ends_with_130_and_the_run_is_whole(tmp_path, monke
         assert main(command) == 130
     assert not (tmp_path / "run" / "results.json").exists()
     assert main([*command, "--resume"]) == 0
-    assert torch.isfinite(torch.tensor(json.loads((tmp_path / "run" / "results.json").read_text())["gap_nats"]))
+    assert torch.isfinite(
+        torch.tensor(json.loads((tmp_path / "run" / "results.json").read_text())["kl_nats"])
+    )

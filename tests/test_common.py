@@ -10,12 +10,32 @@ import flowlib
 from flowlib.common import budget, generator, whole_number
 
 PACKAGE = Path(flowlib.__file__).parent
-FLOORS = ["common", "masks", "networks", "bijections", "coupling", "flow", "models", "losses", "data", "checkpoints", "plotting"]
+FLOORS = [
+    "common",
+    "masks",
+    "networks",
+    "bijections",
+    "coupling",
+    "flow",
+    "models",
+    "losses",
+    "data",
+    "checkpoints",
+    "plotting",
+]
 FLOORS += ["batches", "runs", "training", "checks", "widgets", "estimator", "recipes", "__main__"]
-HEAVY = ["matplotlib", "sklearn", "tqdm.auto", "safetensors", "ipywidgets"]  # plain tqdm comes with torch
+HEAVY = [
+    "matplotlib",
+    "sklearn",
+    "tqdm.auto",
+    "safetensors",
+    "ipywidgets",
+]  # plain tqdm comes with torch
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, "full"), ("", "full"), ("0", "full"), ("1", "fast")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, "full"), ("", "full"), ("0", "full"), ("1", "fast")]
+)
 def test_budget_follows_the_environment(monkeypatch, value, expected):
     monkeypatch.delenv("FLOWLIB_FAST", raising=False)
     if value is not None:
@@ -24,7 +44,10 @@ def test_budget_follows_the_environment(monkeypatch, value, expected):
 
 
 def test_generator_from_an_integer_is_a_fresh_stream_and_others_are_handed_back():
-    assert torch.equal(torch.rand(3, generator=generator(7)), torch.rand(3, generator=torch.Generator().manual_seed(7)))
+    assert torch.equal(
+        torch.rand(3, generator=generator(7)),
+        torch.rand(3, generator=torch.Generator().manual_seed(7)),
+    )
     stream = torch.Generator()
     assert generator(stream) is stream
     assert generator(None) is None
@@ -52,7 +75,14 @@ def test_whole_number_refuses_by_name(value):
 
 
 def test_import_flowlib_loads_nothing_heavy():
-    found = subprocess.check_output([sys.executable, "-c", f"import sys, flowlib; print([m for m in {HEAVY} if m in sys.modules])"], text=True)
+    found = subprocess.check_output(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, flowlib; print([m for m in {HEAVY} if m in sys.modules])",
+        ],
+        text=True,
+    )
     assert found.strip() == "[]"
 
 
@@ -81,7 +111,11 @@ def imported_floors(path):
         yield from (name[1] for name in names if name[0] == "flowlib" and len(name) > 1)
 
 
-@pytest.mark.parametrize("path", sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"),
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
 def test_a_file_imports_only_from_floors_below(path):
     floor = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     below = FLOORS[: FLOORS.index(floor)]

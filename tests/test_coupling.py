@@ -12,7 +12,13 @@ from flowlib.networks import MLP
 
 KINDS = {"additive": AdditiveCoupling, "affine": AffineCoupling}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-MASKS = [masks.alternating(5), masks.alternating(5, flip=True), masks.halves(5), masks.halves(5, flip=True), masks.random(5, seed=1)]
+MASKS = [
+    masks.alternating(5),
+    masks.alternating(5, flip=True),
+    masks.halves(5),
+    masks.halves(5, flip=True),
+    masks.random(5, seed=1),
+]
 
 
 def coupling(kind, mask, hidden=(8,)):
@@ -88,7 +94,9 @@ def test_the_mask_is_a_buffer_and_is_shown(kind):
 def test_input_of_another_shape_is_refused(kind, shape):
     layer = coupling(kind, masks.alternating(4))
     for map_ in (layer, layer.inverse):
-        with pytest.raises(ValueError, match=r"this coupling takes \(B, 4\), got \(" + str(shape[0])):
+        with pytest.raises(
+            ValueError, match=r"this coupling takes \(B, 4\), got \(" + str(shape[0])
+        ):
             map_(torch.zeros(shape))
 
 
@@ -101,7 +109,15 @@ def test_a_mask_with_nothing_to_transform_is_refused(kind, D):
 
 @every_kind
 @pytest.mark.parametrize(
-    "mask", [torch.tensor([1, 0]), torch.tensor([1.0, 0.0]), torch.ones(1, 2, 2).bool(), torch.tensor(True), [True, False]], ids=repr
+    "mask",
+    [
+        torch.tensor([1, 0]),
+        torch.tensor([1.0, 0.0]),
+        torch.ones(1, 2, 2).bool(),
+        torch.tensor(True),
+        [True, False],
+    ],
+    ids=repr,
 )
 def test_a_mask_that_is_no_boolean_vector_or_board_is_refused(kind, mask):
     with pytest.raises(ValueError, match="must be a boolean vector or a boolean board"):
@@ -114,7 +130,9 @@ def test_a_network_of_another_output_width_is_refused(kind, excess):
     width = 3 * kind.parameters_per_dim
     layer = kind(masks.halves(5), MLP(2, width + excess))
     for map_ in (layer, layer.inverse):
-        with pytest.raises(ValueError, match=rf"network must return \(B, {width}\), got \(6, {width + excess}\)"):
+        with pytest.raises(
+            ValueError, match=rf"network must return \(B, {width}\), got \(6, {width + excess}\)"
+        ):
             map_(torch.zeros(6, 5))
 
 

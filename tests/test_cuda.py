@@ -12,7 +12,11 @@ from flowlib.losses import nll
 from flowlib.recipes import RECIPES
 
 
-@pytest.fixture(params=[name for name, recipe in RECIPES.items() if recipe.model in ("realnvp_mlp", "realnvp_image")])
+@pytest.fixture(
+    params=[
+        name for name, recipe in RECIPES.items() if recipe.model in ("realnvp_mlp", "realnvp_image")
+    ]
+)
 def flow(request):
     """The flow of a recipe, with narrow convolutions, whose parameters and buffers claim to lie on a GPU."""
     recipe = RECIPES[request.param]

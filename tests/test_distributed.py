@@ -13,10 +13,19 @@ from helpers import assert_close
 
 from flowlib import checkpoints, data, models, runs, training
 
-IMAGES = torch.randint(0, 256, (131, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (131, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 CONTEXT = torch.randn(300, 2, generator=torch.Generator().manual_seed(1))
 POINTS = CONTEXT + 0.3 * torch.randn(300, 2, generator=torch.Generator().manual_seed(2))
-IMAGE_SETTINGS = {"epochs": 10, "batch_size": 20, "lr": 1e-3, "clip": 20.0, "ema": 0.9, "validation": 11}  # 11 rows do not halve
+IMAGE_SETTINGS = {
+    "epochs": 10,
+    "batch_size": 20,
+    "lr": 1e-3,
+    "clip": 20.0,
+    "ema": 0.9,
+    "validation": 11,
+}  # 11 rows do not halve
 
 
 def started(**arguments):
@@ -28,8 +37,16 @@ def started(**arguments):
 
 CASES = {
     "a density": (started, data.TwoMoons(), {"steps": 120, "batch_size": 64}),
-    "a tensor with context": (lambda: started(context_features=2), POINTS, {"epochs": 10, "batch_size": 60, "context": CONTEXT}),
-    "images": (lambda: models.realnvp_mlp((1, 4, 4), depth=2, hidden=(16,)), IMAGES, IMAGE_SETTINGS),
+    "a tensor with context": (
+        lambda: started(context_features=2),
+        POINTS,
+        {"epochs": 10, "batch_size": 60, "context": CONTEXT},
+    ),
+    "images": (
+        lambda: models.realnvp_mlp((1, 4, 4), depth=2, hidden=(16,)),
+        IMAGES,
+        IMAGE_SETTINGS,
+    ),
 }
 
 
@@ -44,7 +61,9 @@ def train(case, **more):
 def first_loss():
     """Of a flow whose ActNorm is started by `fit`, from the first batch."""
     torch.manual_seed(0)
-    return training.fit(models.nice_2d(), POINTS, steps=1, batch_size=60, seed=0, progress=False).loss[0]
+    return training.fit(
+        models.nice_2d(), POINTS, steps=1, batch_size=60, seed=0, progress=False
+    ).loss[0]
 
 
 def losses_without_a_seed(global_seed):
@@ -70,7 +89,9 @@ def interrupt_at(step):
 
 def refusal(**settings):
     try:
-        training.fit(models.realnvp_2d(), data.TwoMoons(), steps=2, seed=0, progress=False, **settings)
+        training.fit(
+            models.realnvp_2d(), data.TwoMoons(), steps=2, seed=0, progress=False, **settings
+        )
     except ValueError as error:
         return str(error)
 
@@ -88,7 +109,10 @@ def do_everything(folder):
     from accelerate import PartialState
 
     written = []
-    checkpoints.write, runs.write_grid = counted(checkpoints.write, written), counted(runs.write_grid, written)
+    checkpoints.write, runs.write_grid = (
+        counted(checkpoints.write, written),
+        counted(runs.write_grid, written),
+    )
     told = {"refusal": refusal(batch_size=33)}
     for case in CASES:
         told[case] = train(case, **({"run": folder / "run"} if case == "images" else {}))
@@ -104,8 +128,19 @@ def do_everything(folder):
 
 def launch(*command):
     """Run this file in processes of its own, on the CPU even where there is a GPU."""
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=120)
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -144,7 +179,9 @@ def test_two_processes_follow_the_curve_of_one_to_the_same_weights(case, two, on
 def test_both_processes_end_with_the_same_bits(case, two):
     first, second = (told[case] for told in two[1])
     assert first["loss"] == second["loss"]
-    assert all(torch.equal(tensor, second["weights"][name]) for name, tensor in first["weights"].items())
+    assert all(
+        torch.equal(tensor, second["weights"][name]) for name, tensor in first["weights"].items()
+    )
 
 
 def test_actnorm_starts_from_the_rows_of_both_processes(two, on_the_cpu):
@@ -154,14 +191,18 @@ def test_actnorm_starts_from_the_rows_of_both_processes(two, on_the_cpu):
 def test_rows_held_out_are_shared_without_losing_one(two, on_the_cpu):
     alone = [line["validation_loss"] for line in train("images")["evaluations"]]
     for told in two[1]:
-        assert [line["validation_loss"] for line in told["images"]["evaluations"]] == pytest.approx(alone, rel=1e-5)
+        assert [line["validation_loss"] for line in told["images"]["evaluations"]] == pytest.approx(
+            alone, rel=1e-5
+        )
 
 
 def test_only_the_first_process_writes(two):
     folder, (first, second) = two
     assert first["writes"] > 0
     assert second["writes"] == 0
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == list(range(6, 61, 6))
 
 
@@ -169,11 +210,16 @@ def test_a_run_of_two_processes_is_resumed_to_the_same_bits(two):
     for told in two[1]:
         assert len(told["cut off"]["loss"]) == 55
         assert told["resumed"]["loss"] == told["images"]["loss"]
-        assert all(torch.equal(tensor, told["images"]["weights"][name]) for name, tensor in told["resumed"]["weights"].items())
+        assert all(
+            torch.equal(tensor, told["images"]["weights"][name])
+            for name, tensor in told["resumed"]["weights"].items()
+        )
 
 
 def test_a_batch_that_does_not_divide_is_refused(two):
-    assert [told["refusal"] for told in two[1]] == ["a batch of 33 rows does not divide by 2 processes"] * 2
+    assert [told["refusal"] for told in two[1]] == [
+        "a batch of 33 rows does not divide by 2 processes"
+    ] * 2
 
 
 def test_without_a_seed_the_first_process_chooses_for_both(two, on_the_cpu):

@@ -39,7 +39,9 @@ def test_it_learns_two_moons():
 def test_scores_are_log_densities_in_the_coordinates_of_the_data(fitted):
     axis = np.linspace(-6, 7, 500)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    assert np.exp(fitted.score_samples(grid)).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1, abs=1e-3)
+    assert np.exp(fitted.score_samples(grid)).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(
+        1, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e3, 1e6), (1e-6, 0.0)])
@@ -53,7 +55,9 @@ def test_float64_in_and_out_also_from_other_numbers(fitted):
     for kind in (np.float64, np.float32, np.int64):
         assert fitted.score_samples(X.astype(kind)).dtype == np.float64
     assert fitted.sample(3).dtype == np.float64 and fitted.sample(3).shape == (3, 2)
-    assert isinstance(fitted.score(X), float) and fitted.score(X) == pytest.approx(fitted.score_samples(X).mean())
+    assert isinstance(fitted.score(X), float) and fitted.score(X) == pytest.approx(
+        fitted.score_samples(X).mean()
+    )
 
 
 def test_the_same_random_state_gives_the_same_model_and_samples(fitted):
@@ -82,7 +86,9 @@ def test_a_pickled_copy_is_the_same_model(fitted):
 
 
 def test_a_grid_search_over_a_pipeline():
-    search = GridSearchCV(make_pipeline(StandardScaler(), FlowDensity(**QUICK)), {"flowdensity__steps": [1, 60]}, cv=2).fit(X)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), FlowDensity(**QUICK)), {"flowdensity__steps": [1, 60]}, cv=2
+    ).fit(X)
     assert search.best_params_ == {"flowdensity__steps": 60}
     assert search.best_estimator_.score_samples(X).shape == (300,)
 
@@ -92,12 +98,20 @@ def test_it_keeps_the_loss_of_every_update(fitted):
 
 
 def test_noise_widens_the_density():
-    narrow, wide = (FlowDensity(**QUICK | {"steps": 200, "noise": noise, "lr": 5e-3}).fit(X) for noise in (0.0, 1.0))
-    assert wide.sample(1_000, random_state=0).var(0).sum() > 1.4 * narrow.sample(1_000, random_state=0).var(0).sum()
+    narrow, wide = (
+        FlowDensity(**QUICK | {"steps": 200, "noise": noise, "lr": 5e-3}).fit(X)
+        for noise in (0.0, 1.0)
+    )
+    assert (
+        wide.sample(1_000, random_state=0).var(0).sum()
+        > 1.4 * narrow.sample(1_000, random_state=0).var(0).sum()
+    )
 
 
 def test_one_feature_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"FlowDensity needs at least two features.*got n_features = 1"):
+    with pytest.raises(
+        ValueError, match=r"FlowDensity needs at least two features.*got n_features = 1"
+    ):
         FlowDensity(**QUICK).fit(X[:, :1])
 
 
@@ -112,7 +126,10 @@ def test_senseless_noise_is_refused(noise):
         FlowDensity(**QUICK | {"noise": noise}).fit(X)
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [("depth", 0, "depth must be a whole number"), ("steps", 1.5, "steps must be a whole number")])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("depth", 0, "depth must be a whole number"), ("steps", 1.5, "steps must be a whole number")],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_senseless_settings_are_refused_by_name(name, value, message):
     with pytest.raises(ValueError, match=message):
@@ -128,7 +145,9 @@ def test_rows_that_do_not_fit_are_refused(fitted):
         fitted.sample(0)
 
 
-@pytest.mark.parametrize("call", [lambda m: m.score_samples(X), lambda m: m.score(X), lambda m: m.sample()])
+@pytest.mark.parametrize(
+    "call", [lambda m: m.score_samples(X), lambda m: m.score(X), lambda m: m.sample()]
+)
 def test_an_unfitted_model_says_so(call):
     with pytest.raises(NotFittedError, match="not fitted"):
         call(FlowDensity())

@@ -7,7 +7,12 @@ from torch.nn.functional import avg_pool2d
 from flowlib.common import generator
 from flowlib.data.faces import ATTRIBUTES, BLOCK, draw_faces, invent_people, paint
 
-TOP, EYES, MOUTH, CHIN = slice(6, 16), slice(24, 36), slice(40, 50), slice(46, 54)  # rows of a 64 x 64 face
+TOP, EYES, MOUTH, CHIN = (
+    slice(6, 16),
+    slice(24, 36),
+    slice(40, 50),
+    slice(46, 54),
+)  # rows of a 64 x 64 face
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,12 @@ def test_neighbouring_pixels_are_alike(crowd):
 
 @pytest.mark.parametrize(
     ("name", "low", "high", "shows", "spares"),
-    [("glasses", 0, 1, EYES, CHIN), ("beard", 0, 1, CHIN, EYES), ("bald", 0, 1, TOP, CHIN), ("smile", -1, 1, MOUTH, TOP)],
+    [
+        ("glasses", 0, 1, EYES, CHIN),
+        ("beard", 0, 1, CHIN, EYES),
+        ("bald", 0, 1, TOP, CHIN),
+        ("smile", -1, 1, MOUTH, TOP),
+    ],
 )
 def test_an_attribute_shows_where_it_should(name, low, high, shows, spares):
     rows = contrast(name, low, high).mean(dim=(0, 2))
@@ -132,13 +142,17 @@ def test_a_wrong_number_is_refused(n):
 
 @pytest.mark.parametrize("size", [36, 136, 100])
 def test_a_wrong_size_is_refused(size):
-    with pytest.raises(ValueError, match=f"size must be a multiple of 8 from 32 to 128, got {size}"):
+    with pytest.raises(
+        ValueError, match=f"size must be a multiple of 8 from 32 to 128, got {size}"
+    ):
         draw_faces(1, size=size)
 
 
 @pytest.mark.parametrize("size", [24, 0, 64.0])
 def test_a_size_too_small_or_not_whole_is_refused(size):
-    with pytest.raises(ValueError, match=f"size must be a whole number of at least 32, got {size!r}"):
+    with pytest.raises(
+        ValueError, match=f"size must be a whole number of at least 32, got {size!r}"
+    ):
         draw_faces(1, size=size)
 
 

@@ -12,14 +12,18 @@ from PIL import Image
 
 from flowlib import Flow, checkpoints, data, losses, models
 from flowlib.batches import make_batches
-from flowlib.bijections import BatchNorm, Chain, Dequantize, Diagonal, Flatten, Logit
+from flowlib.bijections import Chain, Diagonal, Flatten, Logit
 from flowlib.coupling import AffineCoupling
+from flowlib.dequantize import Dequantize
 from flowlib.networks import MLP
+from flowlib.norms import BatchNorm
 from flowlib.runs import write_grid
 from flowlib.training import DivergedError, _groups, _Training, fit, reestimate_statistics
 
 SHAPE, D = (1, 4, 4), 16
-IMAGES = torch.randint(0, 256, (75, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (75, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 DARK, BRIGHT = IMAGES // 8, 255 - IMAGES // 8
 
 
@@ -30,7 +34,9 @@ def small_flow(**arguments):
 
 def quick_fit(flow, images=IMAGES, **settings):
     length = {} if "epochs" in settings else {"steps": 20}
-    return fit(flow, images, **{"batch_size": 10, "seed": 0, "progress": False, **length, **settings})
+    return fit(
+        flow, images, **{"batch_size": 10, "seed": 0, "progress": False, **length, **settings}
+    )
 
 
 def batches_of(flow, images=IMAGES, context=None, batch_size=10, validation=0, flip=False, seed=0):
@@ -71,14 +77,20 @@ def test_epochs_are_as_many_steps_as_whole_batches_go_into_the_data():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_epoch_sees_every_row_at_most_once_and_in_an_order_of_its_own(seed):
     batches = batches_of(small_flow(), numbered(75), seed=seed)
-    epochs = [[number for i in range(7) for number in numbers_of(batches(7 * epoch + i)[0])] for epoch in range(4)]
+    epochs = [
+        [number for i in range(7) for number in numbers_of(batches(7 * epoch + i)[0])]
+        for epoch in range(4)
+    ]
     assert all(len(set(epoch)) == 70 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
     assert set().union(*epochs) == set(range(75))
 
 
 def test_what_a_step_sees_depends_on_the_seed_and_the_step_alone():
-    forwards, backwards = ({step: batches_of(small_flow())(step) for step in steps} for steps in (range(20), reversed(range(20))))
+    forwards, backwards = (
+        {step: batches_of(small_flow())(step) for step in steps}
+        for steps in (range(20), reversed(range(20)))
+    )
     for step in range(20):
         assert torch.equal(forwards[step][0], backwards[step][0])
         assert torch.equal(forwards[step][2], backwards[step][2])
@@ -98,13 +110,22 @@ def test_the_context_follows_its_image():
 
 def conditional_chain():
     mask = torch.arange(D) % 2 == 0
-    return Chain(Dequantize(), Logit(), Flatten(SHAPE), AffineCoupling(mask, MLP(8, 16, (8,), 1)), AffineCoupling(~mask, MLP(8, 16, (8,), 1)))
+    return Chain(
+        Dequantize(),
+        Logit(),
+        Flatten(SHAPE),
+        AffineCoupling(mask, MLP(8, 16, (8,), 1)),
+        AffineCoupling(~mask, MLP(8, 16, (8,), 1)),
+    )
 
 
 def test_a_conditional_flow_of_images_learns_to_use_its_context():
     torch.manual_seed(0)
     flow = Flow(conditional_chain(), SHAPE, context_features=1)
-    images, context = torch.cat([DARK, BRIGHT]), torch.tensor([[-1.0], [1.0]]).repeat_interleave(75, 0)
+    images, context = (
+        torch.cat([DARK, BRIGHT]),
+        torch.tensor([[-1.0], [1.0]]).repeat_interleave(75, 0),
+    )
     quick_fit(flow, images, context=context, steps=150, batch_size=50, lr=1e-2)
     with torch.no_grad():
         right, wrong = (flow.log_prob(images, sign * context, seed=0).mean() for sign in (1, -1))
@@ -128,7 +149,9 @@ def test_fit_is_adam_with_clipping_warm_up_and_a_cosine_to_the_last_bit():
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=2e-2, betas=(0.8, 0.95), fused=True)
     batches, expected = batches_of(by_hand), []
     for step in range(30):
-        optimizer.param_groups[0]["lr"] = 2e-2 * min(1.0, 20 * (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / 30))
+        optimizer.param_groups[0]["lr"] = (
+            2e-2 * min(1.0, 20 * (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / 30))
+        )
         images, _, noise = batches(step)
         z, log_det = by_hand(images, noise=noise)
         loss = (z.square().sum(1) / 2 + D / 2 * math.log(2 * math.pi) - log_det).mean()
@@ -167,10 +190,20 @@ def test_clip_bounds_the_norm_of_the_gradient_of_all_weights_together(monkeypatc
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("constant", [0.01] * 3), ("cosine", [0.005 * (1 + math.cos(math.pi * step / 210)) for step in (69, 139, 209)])],
+    [
+        ("constant", [0.01] * 3),
+        ("cosine", [0.005 * (1 + math.cos(math.pi * step / 210)) for step in (69, 139, 209)]),
+    ],
 )
 def test_the_learning_rate_follows_its_schedule(schedule, expected):
-    history = quick_fit(small_flow(), IMAGES.repeat(10, 1, 1, 1)[:705], epochs=3, lr=0.01, schedule=schedule, validation=5)
+    history = quick_fit(
+        small_flow(),
+        IMAGES.repeat(10, 1, 1, 1)[:705],
+        epochs=3,
+        lr=0.01,
+        schedule=schedule,
+        validation=5,
+    )
     assert [line["lr"] for line in history.evaluations] == pytest.approx(expected)
 
 
@@ -184,7 +217,10 @@ def test_the_average_is_the_one_worked_out_by_hand():
     average = {name: weight.double() for name, weight in first.items()}
     for step, weights in enumerate(others):
         decay = min(0.8, (1 + step) / (10 + step))
-        average = {name: decay * average[name] + (1 - decay) * weight.double() for name, weight in weights.items()}
+        average = {
+            name: decay * average[name] + (1 - decay) * weight.double()
+            for name, weight in weights.items()
+        }
     assert len(others) == 60
     assert any((weight - others[-1][name]).abs().max() > 1e-3 for name, weight in average.items())
     for name, weight in flow.named_parameters():
@@ -192,7 +228,10 @@ def test_the_average_is_the_one_worked_out_by_hand():
 
 
 def test_averaging_does_not_touch_the_weights_that_are_trained():
-    plain, averaged = (quick_fit(small_flow(norm="batchnorm"), validation=5, snapshots=2, ema=ema) for ema in (None, 0.9))
+    plain, averaged = (
+        quick_fit(small_flow(norm="batchnorm"), validation=5, snapshots=2, ema=ema)
+        for ema in (None, 0.9)
+    )
     assert same_state(plain.snapshots[-1].flow, averaged.snapshots[-1].flow)
     assert plain.loss == averaged.loss
 
@@ -201,14 +240,21 @@ def statistics_of_batches(flow, batches):
     """For every BatchNorm, mean and variance of what arrives at it, averaged over batches that are normalised by their own."""
     norms = [module for module in flow.modules() if isinstance(module, BatchNorm)]
     seen = {norm: [] for norm in norms}
-    hooks = [norm.register_forward_pre_hook(lambda norm, args: seen[norm].append(args[0].double())) for norm in norms]
+    hooks = [
+        norm.register_forward_pre_hook(lambda norm, args: seen[norm].append(args[0].double()))
+        for norm in norms
+    ]
     with torch.no_grad():
         for batch in batches:
             flow.train()(*batch)
     for hook in hooks:
         hook.remove()
     return [
-        (torch.stack([x.mean(0) for x in inputs]).mean(0), torch.stack([x.var(0, correction=0) for x in inputs]).mean(0)) for inputs in seen.values()
+        (
+            torch.stack([x.mean(0) for x in inputs]).mean(0),
+            torch.stack([x.var(0, correction=0) for x in inputs]).mean(0),
+        )
+        for inputs in seen.values()
     ]
 
 
@@ -232,14 +278,18 @@ def test_statistics_are_estimated_afresh_whatever_they_were():
         norm.running_var.fill_(9.0)
     for flow in (first, second):
         reestimate_statistics(flow, map(batches_of(flow), range(3)))
-        assert {module.momentum for module in flow.modules() if isinstance(module, BatchNorm)} == {0.1}
+        assert {module.momentum for module in flow.modules() if isinstance(module, BatchNorm)} == {
+            0.1
+        }
     assert same_state(first, second)
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_evaluating_with_statistics_of_the_data_is_close_to_training_with_those_of_the_batch(ema):
     rows = IMAGES.repeat(4, 1, 1, 1)
-    last = quick_fit(small_flow(norm="batchnorm"), rows, epochs=6, batch_size=75, validation=75, ema=ema).evaluations[-1]
+    last = quick_fit(
+        small_flow(norm="batchnorm"), rows, epochs=6, batch_size=75, validation=75, ema=ema
+    ).evaluations[-1]
     assert last["validation_loss"] == pytest.approx(last["loss"], rel=0.05)
 
 
@@ -250,7 +300,10 @@ def test_evaluating_with_statistics_of_the_data_is_close_to_training_with_those_
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_the_rows_held_out_are_the_last_and_never_trained_on(norm, ema):
     first, second = small_flow(norm=norm), small_flow(norm=norm)
-    before, after = quick_fit(first, validation=25, ema=ema), quick_fit(second, torch.cat([IMAGES[:50], BRIGHT[:25]]), validation=25, ema=ema)
+    before, after = (
+        quick_fit(first, validation=25, ema=ema),
+        quick_fit(second, torch.cat([IMAGES[:50], BRIGHT[:25]]), validation=25, ema=ema),
+    )
     assert same_state(first, second)
     assert before.loss == after.loss
     assert before.evaluations[-1]["validation_loss"] != after.evaluations[-1]["validation_loss"]
@@ -278,12 +331,17 @@ def test_half_of_the_images_are_mirrored_and_those_held_out_are_not():
     assert 0.4 < sum(share) / len(share) < 0.6
     assert len(set(share)) > 3  # chosen anew at every step
     assert torch.equal(mirrored(7)[0], batches_of(small_flow(), validation=5, flip=True)(7)[0])
-    assert all(torch.equal(first[0], second[0]) for first, second in zip(plain.held_out(), mirrored.held_out()))
+    assert all(
+        torch.equal(first[0], second[0])
+        for first, second in zip(plain.held_out(), mirrored.held_out())
+    )
 
 
 def test_only_images_can_be_mirrored():
     points = torch.zeros(8, 2)
-    with pytest.raises(ValueError, match=r"flip mirrors images \(C, H, W\); this flow takes data of shape \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"flip mirrors images \(C, H, W\); this flow takes data of shape \(2,\)"
+    ):
         fit(models.realnvp_2d(depth=1), points, flip=True, steps=1, seed=0)
 
 
@@ -299,11 +357,15 @@ def test_weight_decay_pulls_on_the_magnitudes_of_weight_normed_layers_alone():
         p.grad = torch.zeros_like(p)
     torch.optim.SGD(_groups(flow, 0.5), lr=1.0).step()
     for name, p in flow.named_parameters():
-        assert_close(p.detach(), before[name] * (0.5 if name.endswith("weight.original0") else 1.0), 1e-6)
+        assert_close(
+            p.detach(), before[name] * (0.5 if name.endswith("weight.original0") else 1.0), 1e-6
+        )
 
 
 def test_a_run_with_weight_decay_is_another_run_and_one_without_is_the_same():
-    plain, zero, decayed = (quick_fit(conv_flow(), weight_decay=decay).loss for decay in (0.0, 0, 10.0))
+    plain, zero, decayed = (
+        quick_fit(conv_flow(), weight_decay=decay).loss for decay in (0.0, 0, 10.0)
+    )
     assert plain == zero
     assert plain != decayed
 
@@ -326,8 +388,16 @@ def test_the_validation_loss_is_the_mean_over_all_rows_held_out(ema):
     flow, rows = small_flow(norm="batchnorm"), torch.cat([IMAGES.repeat(8, 1, 1, 1), DARK, BRIGHT])
     reported = quick_fit(flow, rows, validation=601, ema=ema).evaluations[-1]["validation_loss"]
     with torch.no_grad():
-        pieces = [flow(images, None, noise) for images, _, noise in batches_of(flow, rows, validation=601).held_out()]
-        exact = torch.cat([z.square().sum(1) / 2 + D / 2 * math.log(2 * math.pi) - log_det for z, log_det in pieces])
+        pieces = [
+            flow(images, None, noise)
+            for images, _, noise in batches_of(flow, rows, validation=601).held_out()
+        ]
+        exact = torch.cat(
+            [
+                z.square().sum(1) / 2 + D / 2 * math.log(2 * math.pi) - log_det
+                for z, log_det in pieces
+            ]
+        )
         redrawn = -flow.log_prob(rows[-601:], seed=5)
     assert reported == pytest.approx(exact.mean().item(), rel=1e-5)
     assert abs(reported - redrawn.mean().item()) < 5 * redrawn.std().item() / 601**0.5
@@ -340,7 +410,9 @@ def test_an_evaluation_holds_the_mean_loss_of_its_epoch_in_nats_and_bits():
     for epoch, line in enumerate(history.evaluations):
         assert line["loss"] == pytest.approx(sum(history.loss[7 * epoch : 7 * epoch + 7]) / 7)
         assert line["bits_per_dim"] == pytest.approx(line["loss"] / (D * math.log(2)))
-        assert line["validation_bits_per_dim"] == pytest.approx(line["validation_loss"] / (D * math.log(2)))
+        assert line["validation_bits_per_dim"] == pytest.approx(
+            line["validation_loss"] / (D * math.log(2))
+        )
 
 
 def test_a_last_epoch_that_is_cut_short_is_evaluated_too():
@@ -353,7 +425,9 @@ def test_a_last_epoch_that_is_cut_short_is_evaluated_too():
 def test_measuring_and_saving_on_the_way_change_nothing(norm, tmp_path):
     first, second = small_flow(norm=norm), small_flow(norm=norm)
     alone = quick_fit(first, IMAGES[:70], epochs=3)
-    watched = quick_fit(second, IMAGES[:75], epochs=3, validation=5, run=tmp_path / "run", snapshots=4)
+    watched = quick_fit(
+        second, IMAGES[:75], epochs=3, validation=5, run=tmp_path / "run", snapshots=4
+    )
     assert alone.loss == watched.loss
     assert same_state(first, second)
 
@@ -365,20 +439,34 @@ def test_measuring_and_saving_on_the_way_change_nothing(norm, tmp_path):
 def spoilt(tmp_path_factory):
     """A run that gets worse on the rows held out, which are unlike those trained on, from some early evaluation on."""
     folder, flow = tmp_path_factory.mktemp("spoilt") / "run", small_flow()
-    history = quick_fit(flow, torch.cat([DARK, DARK[:65], BRIGHT[:10]]), epochs=4, lr=1e-2, validation=10, ema=0.5, schedule="constant", run=folder)
+    history = quick_fit(
+        flow,
+        torch.cat([DARK, DARK[:65], BRIGHT[:10]]),
+        epochs=4,
+        lr=1e-2,
+        validation=10,
+        ema=0.5,
+        schedule="constant",
+        run=folder,
+    )
     return folder, flow, history
 
 
 def test_metrics_are_the_evaluations(spoilt):
     folder, _, history = spoilt
-    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == history.evaluations
+    assert [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ] == history.evaluations
 
 
 def test_best_is_the_lowest_validation_loss_and_is_what_a_folder_loads_as(spoilt):
     folder, flow, history = spoilt
     validation = [line["validation_loss"] for line in history.evaluations]
     assert validation[-1] > min(validation)
-    best, last = (checkpoints.read_card(folder / f"{name}.safetensors")["results"] for name in ("best", "last"))
+    best, last = (
+        checkpoints.read_card(folder / f"{name}.safetensors")["results"]
+        for name in ("best", "last")
+    )
     assert best == history.evaluations[validation.index(min(validation))]
     assert last == history.evaluations[-1]
     assert same_state(checkpoints.load(folder), checkpoints.load(folder / "best.safetensors"))
@@ -415,7 +503,15 @@ def test_every_evaluation_leaves_a_grid_of_36_samples(channels, tmp_path):
 
 
 def test_a_flow_of_points_leaves_no_samples_and_ten_evaluations(tmp_path):
-    history = fit(models.nice_2d(depth=1, hidden=(4,)), data.TwoMoons(), steps=100, batch_size=8, seed=0, progress=False, run=tmp_path / "run")
+    history = fit(
+        models.nice_2d(depth=1, hidden=(4,)),
+        data.TwoMoons(),
+        steps=100,
+        batch_size=8,
+        seed=0,
+        progress=False,
+        run=tmp_path / "run",
+    )
     assert not (tmp_path / "run" / "samples").exists()
     assert [line["step"] for line in history.evaluations] == list(range(10, 101, 10))
     assert "bits_per_dim" not in history.evaluations[0]
@@ -441,11 +537,16 @@ def test_a_flow_of_points_leaves_no_samples_and_ten_evaluations(tmp_path):
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
         ({"epochs": 2, "steps": 10}, "give steps or epochs, not both"),
-        ({"seed": None, "run": "never made"}, "a run that can be resumed needs a seed: seed=0, say"),
+        (
+            {"seed": None, "run": "never made"},
+            "a run that can be resumed needs a seed: seed=0, say",
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_senseless_settings_are_refused_and_leave_the_flow_alone(settings, message, tmp_path, monkeypatch):
+def test_senseless_settings_are_refused_and_leave_the_flow_alone(
+    settings, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     flow = small_flow(norm="actnorm").train()
     with pytest.raises(ValueError, match=message):
@@ -475,7 +576,10 @@ def test_a_density_has_no_epochs_and_no_rows(settings, message):
         (IMAGES.numpy(), "takes a torch tensor, got ndarray"),
         (IMAGES[:, 0], r"takes data of shape \(B, 1, 4, 4\), got \(75, 4, 4\)"),
         (IMAGES[:0], r"the batch is empty: got data of shape \(0, 1, 4, 4\)"),
-        (data.ImageSet("mine", IMAGES[..., :3], None, None, None), r"takes data of shape \(B, 1, 4, 4\), got \(75, 1, 4, 3\)"),
+        (
+            data.ImageSet("mine", IMAGES[..., :3], None, None, None),
+            r"takes data of shape \(B, 1, 4, 4\), got \(75, 1, 4, 3\)",
+        ),
     ],
     ids=["float", "int64", "numpy", "no channel", "empty", "image set"],
 )
@@ -485,14 +589,19 @@ def test_images_of_another_kind_are_refused(images, message):
 
 
 def test_images_with_more_levels_than_the_flow_has_are_refused():
-    with pytest.raises(ValueError, match=r"begins with Dequantize\(bits=5\), so it takes 0 ... 31, got 255"):
+    with pytest.raises(
+        ValueError, match=r"begins with Dequantize\(bits=5\), so it takes 0 ... 31, got 255"
+    ):
         quick_fit(small_flow(bits=5))
     assert len(quick_fit(small_flow(bits=5), IMAGES // 8).loss) == 20
 
 
 def test_a_flow_that_no_builder_made_cannot_have_a_run(tmp_path):
     with pytest.raises(ValueError, match="only flows from a builder"):
-        quick_fit(Flow(Chain(Dequantize(), Logit(), Flatten(SHAPE), Diagonal(D)), SHAPE), run=tmp_path / "run")
+        quick_fit(
+            Flow(Chain(Dequantize(), Logit(), Flatten(SHAPE), Diagonal(D)), SHAPE),
+            run=tmp_path / "run",
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -517,7 +626,12 @@ def test_trained_bits_per_dim_of_uniform_noise_end_between_8_and_the_start():
     """No flow can be better than 8 bits on uniform noise of 8 bits."""
     flow = small_flow()
     quick_fit(flow, epochs=10)
-    fresh = torch.randint(0, 256, (2_000, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    fresh = torch.randint(
+        0, 256, (2_000, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad():
-        trained, start = (losses.bits_per_dim(f.log_prob(fresh, seed=0), SHAPE).mean().item() for f in (flow, small_flow()))
+        trained, start = (
+            losses.bits_per_dim(f.log_prob(fresh, seed=0), SHAPE).mean().item()
+            for f in (flow, small_flow())
+        )
     assert 8 < trained < start

@@ -6,8 +6,10 @@ from helpers import assert_close, log_slope, randomise
 from torch.distributions import Independent, Normal
 
 from flowlib import Flow, models
-from flowlib.bijections import ActNorm, Chain, Dequantize, Diagonal, Flatten, Logit, SoftLog
+from flowlib.bijections import Chain, Diagonal, Flatten, Logit, SoftLog
+from flowlib.dequantize import Dequantize
 from flowlib.models import NORMS, VECTOR_MASKS
+from flowlib.norms import ActNorm
 
 FLOWS = {
     "nice_2d": lambda: randomise(models.nice_2d(), size=0.05),
@@ -28,7 +30,9 @@ def gaussian(mean=(3.0, -1.0), std=(2.0, 0.5)):
         norm.shift.copy_(torch.tensor(mean))
         norm.log_scale.copy_(-torch.tensor(std).log())
     norm.initialised.fill_(True)
-    return Flow(Chain(norm), shape=(2,)), Independent(Normal(torch.tensor(mean), torch.tensor(std)), 1)
+    return Flow(Chain(norm), shape=(2,)), Independent(
+        Normal(torch.tensor(mean), torch.tensor(std)), 1
+    )
 
 
 # Densities
@@ -55,7 +59,11 @@ def test_log_prob_integrates_to_one(name):
     half, n = 12.0, 800
     axis = (torch.arange(n) + 0.5) * (2 * half / n) - half
     grid = torch.cartesian_prod(axis, axis)
-    context = torch.ones(1, flow.context_features).expand(len(grid), -1) if flow.context_features else None
+    context = (
+        torch.ones(1, flow.context_features).expand(len(grid), -1)
+        if flow.context_features
+        else None
+    )
     with torch.no_grad():
         mass = flow.log_prob(grid, context).double().exp().sum() * (2 * half / n) ** 2
     assert mass.item() == pytest.approx(1, abs=1e-4)
@@ -130,10 +138,10 @@ def test_a_flow_without_parameters_samples_too():
 
 
 @every_flow
-def test_trace_starts_at_the_data_and_ends_at_the_latent(name):
+def test_intermediates_starts_at_the_data_and_ends_at_the_latent(name):
     flow = FLOWS[name]()
     x, context = torch.randn(6, 2), context_for(flow, 6)
-    states = flow.trace(x, context)
+    states = flow.intermediates(x, context)
     assert len(states) == len(flow.bijection) + 1
     assert torch.equal(states[0], x)
     assert torch.equal(states[-1], flow(x, context)[0])
@@ -141,8 +149,8 @@ def test_trace_starts_at_the_data_and_ends_at_the_latent(name):
         assert torch.equal(layer(before, context)[0], after)
 
 
-def test_trace_of_a_flow_that_is_one_layer():
-    assert len(Flow(Diagonal(2), shape=(2,)).trace(torch.zeros(1, 2))) == 2
+def test_intermediates_of_a_flow_that_is_one_layer():
+    assert len(Flow(Diagonal(2), shape=(2,)).intermediates(torch.zeros(1, 2))) == 2
 
 
 # torch.distributions
@@ -190,9 +198,14 @@ def test_distribution_refuses_values_of_another_shape(shape):
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 3), (4, 2, 1), (1, 4, 2)], ids=str)
-@pytest.mark.parametrize(("method", "what"), [("log_prob", "data"), ("forward", "data"), ("inverse", "latents"), ("trace", "data")])
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("log_prob", "data"), ("forward", "data"), ("inverse", "latents"), ("intermediates", "data")],
+)
 def test_another_shape_is_refused(method, what, shape):
-    with pytest.raises(ValueError, match=rf"takes {what} of shape \(B, 2\), got \({', '.join(map(str, shape))}"):
+    with pytest.raises(
+        ValueError, match=rf"takes {what} of shape \(B, 2\), got \({', '.join(map(str, shape))}"
+    ):
         getattr(FLOWS["realnvp_2d"](), method)(torch.zeros(shape))
 
 
@@ -207,7 +220,11 @@ def test_data_of_another_precision_than_the_weights_is_refused():
         FLOWS["realnvp_2d"]().log_prob(torch.zeros(4, 2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("x", [[[0.0, 1.0]], torch.zeros(1, 2).numpy(), None, 3.0], ids=["list", "numpy", "None", "float"])
+@pytest.mark.parametrize(
+    "x",
+    [[[0.0, 1.0]], torch.zeros(1, 2).numpy(), None, 3.0],
+    ids=["list", "numpy", "None", "float"],
+)
 def test_what_is_no_tensor_is_refused(x):
     with pytest.raises(ValueError, match=f"takes a torch tensor, got {type(x).__name__}"):
         FLOWS["realnvp_2d"]().log_prob(x)
@@ -222,7 +239,9 @@ def test_an_empty_batch_has_no_log_prob():
 def test_values_that_are_not_finite_are_counted_and_located(value):
     x = torch.zeros(6, 2)
     x[3], x[5, 1] = value, value
-    with pytest.raises(ValueError, match="2 of 6 data points hold NaN or infinity, the first in row 3"):
+    with pytest.raises(
+        ValueError, match="2 of 6 data points hold NaN or infinity, the first in row 3"
+    ):
         FLOWS["realnvp_2d"]().log_prob(x)
 
 
@@ -231,7 +250,7 @@ METHODS = {
     "forward": lambda flow, context: flow(torch.zeros(4, 2), context),
     "inverse": lambda flow, context: flow.inverse(torch.zeros(4, 2), context),
     "sample": lambda flow, context: flow.sample(4, context=context),
-    "trace": lambda flow, context: flow.trace(torch.zeros(4, 2), context),
+    "intermediates": lambda flow, context: flow.intermediates(torch.zeros(4, 2), context),
 }
 BAD_CONTEXTS = {
     "none": None,
@@ -280,7 +299,9 @@ def test_a_bad_seed_is_refused(seed):
 
 
 def test_log_prob_before_actnorm_is_initialised_says_what_to_do():
-    with pytest.raises(ValueError, match=r"ActNorm is not initialised: train with flowlib\.training\.fit"):
+    with pytest.raises(
+        ValueError, match=r"ActNorm is not initialised: train with flowlib\.training\.fit"
+    ):
         models.realnvp_2d().log_prob(torch.zeros(4, 2))
 
 
@@ -290,7 +311,10 @@ def test_log_prob_before_actnorm_is_initialised_says_what_to_do():
 def test_a_model_is_built_by_name_with_its_arguments():
     flow = models.build("realnvp_2d", depth=3, hidden=(5,))
     assert len(flow.bijection) == 4
-    assert flow.built_by == {"builder": "realnvp_2d", "arguments": {"depth": 3, "hidden": (5,), "context_features": 0}}
+    assert flow.built_by == {
+        "builder": "realnvp_2d",
+        "arguments": {"depth": 3, "hidden": (5,), "context_features": 0},
+    }
 
 
 def test_an_unknown_model_is_refused_by_naming_those_there_are():
@@ -310,7 +334,9 @@ def test_a_flow_of_unit_interval_data_has_all_its_mass_there():
     flow = Flow(Logit(), shape=(1,))
     x = ((torch.arange(2_000) + 0.5) / 2_000)[:, None]
     end = torch.tensor(0.95).logit()
-    assert flow.log_prob(x).exp().mean().item() == pytest.approx((2 * Normal(0.0, 1.0).cdf(end) - 1).item(), abs=1e-5)
+    assert flow.log_prob(x).exp().mean().item() == pytest.approx(
+        (2 * Normal(0.0, 1.0).cdf(end) - 1).item(), abs=1e-5
+    )
 
 
 # Flows of images
@@ -334,7 +360,11 @@ def test_log_det_of_an_image_flow_is_that_of_the_jacobian(mask, norm, separate):
     flow = image_flow(mask=mask, norm=norm, separate=separate).double()
     y = torch.rand(3, 16, dtype=torch.float64)
     z, log_det = flow.bijection[1:](y.view(3, *SHAPE))
-    assert_close(log_det.detach(), log_slope(lambda rows: flow.bijection[1:](rows.view(-1, *SHAPE))[0], y), 1e-9)
+    assert_close(
+        log_det.detach(),
+        log_slope(lambda rows: flow.bijection[1:](rows.view(-1, *SHAPE))[0], y),
+        1e-9,
+    )
     x, back = flow.bijection[1:].inverse(z)
     assert_close(x.detach().flatten(1), y, 1e-9)
     assert_close(back.detach(), -log_det.detach(), 1e-9)
@@ -387,7 +417,9 @@ def test_log_prob_of_images_is_that_of_the_noisy_image_less_its_bins():
     flow = image_flow(norm="actnorm")
     noise = flow.draw_noise(16, torch.Generator().manual_seed(9))
     z, log_det = flow.bijection[1:]((ALL_VALUES + noise) / 256)
-    expected = Independent(Normal(torch.zeros(16), 1.0), 1).log_prob(z) + log_det - 16 * math.log(256)
+    expected = (
+        Independent(Normal(torch.zeros(16), 1.0), 1).log_prob(z) + log_det - 16 * math.log(256)
+    )
     assert_close(flow.log_prob(ALL_VALUES, seed=9), expected, 1e-6)
     assert noise.shape == (16, *SHAPE)
     assert noise.min() >= 0 and noise.max() < 1
@@ -396,16 +428,20 @@ def test_log_prob_of_images_is_that_of_the_noisy_image_less_its_bins():
 def test_image_flows_work_in_float64():
     flow = image_flow()
     with torch.no_grad():
-        narrow = torch.stack([flow.log_prob(ALL_VALUES, seed=seed) for seed in range(200)]).double().mean(0)
+        narrow = (
+            torch.stack([flow.log_prob(ALL_VALUES, seed=seed) for seed in range(200)])
+            .double()
+            .mean(0)
+        )
         wide = torch.stack([flow.double().log_prob(ALL_VALUES, seed=seed) for seed in range(200)])
     assert wide.dtype == flow.draw_noise(1).dtype == torch.float64
     assert ((wide.mean(0) - narrow).abs() < 10 * wide.std(0) / 200**0.5).all()
     assert torch.equal(flow.inverse(flow.encode(ALL_VALUES))[0], ALL_VALUES)
 
 
-def test_trace_of_an_image_flow_goes_through_bin_centres():
+def test_intermediates_of_an_image_flow_goes_through_bin_centres():
     flow = image_flow(norm="actnorm")
-    states = flow.trace(ALL_VALUES)
+    states = flow.intermediates(ALL_VALUES)
     assert len(states) == len(flow.bijection) + 1
     assert torch.equal(states[0], ALL_VALUES)
     assert torch.equal(states[1], (ALL_VALUES + 0.5) / 256)
@@ -439,9 +475,13 @@ def test_a_checkerboard_of_images_is_the_same_in_every_channel():
     assert mask.view(2, 2, 3).int().tolist() == [[[1, 0, 1], [0, 1, 0]]] * 2
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.int64, torch.int8, torch.bool]
+)
 def test_images_that_are_not_uint8_are_refused(dtype):
-    with pytest.raises(ValueError, match=rf"begins with Dequantize, so it takes uint8 images, got {dtype}"):
+    with pytest.raises(
+        ValueError, match=rf"begins with Dequantize, so it takes uint8 images, got {dtype}"
+    ):
         image_flow().log_prob(torch.zeros(2, *SHAPE, dtype=dtype))
 
 
@@ -451,7 +491,10 @@ def test_values_too_large_for_the_bits_are_refused(bits):
     flow = image_flow(bits=bits)
     assert flow.log_prob(images).isfinite().all()
     images[1, 0, 3, 3] += 1
-    with pytest.raises(ValueError, match=rf"begins with Dequantize\(bits={bits}\), so it takes 0 \.\.\. {2**bits - 1}, got {2**bits}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"begins with Dequantize\(bits={bits}\), so it takes 0 \.\.\. {2**bits - 1}, got {2**bits}",
+    ):
         flow.log_prob(images)
 
 
@@ -464,7 +507,10 @@ def test_images_of_another_shape_are_refused(shape):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mask": "stripes"}, "unknown mask 'stripes'; there are alternating, halves, checkerboard, random"),
+        (
+            {"mask": "stripes"},
+            "unknown mask 'stripes'; there are alternating, halves, checkerboard, random",
+        ),
         ({"norm": "layernorm"}, "unknown norm 'layernorm'; there are None, actnorm, batchnorm"),
         ({"bits": 9}, "uint8 images hold at most 8 bits, got bits=9"),
         ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),

@@ -5,9 +5,11 @@ import torch
 from torch.distributions import AffineTransform, Independent, Normal, TransformedDistribution
 
 from flowlib import Flow
-from flowlib.bijections import ActNorm, Bijection, Chain, Dequantize, Flatten, Logit
+from flowlib.bijections import Bijection, Chain, Flatten, Logit
+from flowlib.dequantize import Dequantize
 from flowlib.flow import standard_normal_log_prob
 from flowlib.losses import bits_per_dim, importance_bits_per_dim, nll, reverse_kl
+from flowlib.norms import ActNorm
 
 
 @pytest.mark.parametrize("D", [1, 2, 7])
@@ -49,7 +51,10 @@ def test_a_uniform_density_has_as_many_bits_per_dim_as_the_images(bits):
     flow = Flow(Chain(Dequantize(bits), Flatten((2, 3, 3)), Quantile()), shape=(2, 3, 3)).double()
     images = torch.randint(0, 2**bits, (7, 2, 3, 3), dtype=torch.uint8)
     exact = torch.full((7,), float(bits), dtype=torch.float64)
-    for found in (bits_per_dim(flow.log_prob(images, seed=0), (2, 3, 3)), importance_bits_per_dim(flow, images, k=3, seed=0)):
+    for found in (
+        bits_per_dim(flow.log_prob(images, seed=0), (2, 3, 3)),
+        importance_bits_per_dim(flow, images, k=3, seed=0),
+    ):
         assert torch.allclose(found, exact, rtol=0, atol=1e-12)
 
 
@@ -72,7 +77,9 @@ def test_the_probability_of_an_integer_is_the_mean_density_over_its_bin(bits):
     with torch.no_grad():
         for image, exact in zip(images, probability):
             z, log_det = flow(image.expand(4_000, 1, 1, 1), noise=grid.view(-1, 1, 1, 1))
-            assert (standard_normal_log_prob(z) + log_det).exp().mean().item() == pytest.approx(exact.item(), rel=1e-6)
+            assert (standard_normal_log_prob(z) + log_det).exp().mean().item() == pytest.approx(
+                exact.item(), rel=1e-6
+            )
 
 
 @pytest.mark.parametrize("bits", [1, 2])
@@ -85,7 +92,10 @@ def test_many_draws_approach_the_exact_probability(bits):
 
 def test_more_draws_give_a_tighter_bound_on_average():
     flow, images, probability = one_pixel(1)
-    means = [importance_bits_per_dim(flow, images[1:].expand(4_000, 1, 1, 1), k, seed=k).mean().item() for k in (1, 2, 8, 64)]
+    means = [
+        importance_bits_per_dim(flow, images[1:].expand(4_000, 1, 1, 1), k, seed=k).mean().item()
+        for k in (1, 2, 8, 64)
+    ]
     assert means == sorted(means, reverse=True)
     assert means[-1] == pytest.approx(-math.log2(probability[1]), abs=0.01)
     assert means[0] > -math.log2(probability[1]) + 0.1
@@ -94,8 +104,13 @@ def test_more_draws_give_a_tighter_bound_on_average():
 def test_one_draw_is_that_of_log_prob_and_the_seed_fixes_all_of_them():
     flow, images, _ = one_pixel(2)
     one = importance_bits_per_dim(flow, images, k=1, seed=5)
-    assert torch.allclose(one, bits_per_dim(flow.log_prob(images, seed=5), (1, 1, 1)), rtol=0, atol=1e-12)
-    assert torch.equal(importance_bits_per_dim(flow, images, k=3, seed=5), importance_bits_per_dim(flow, images, k=3, seed=5))
+    assert torch.allclose(
+        one, bits_per_dim(flow.log_prob(images, seed=5), (1, 1, 1)), rtol=0, atol=1e-12
+    )
+    assert torch.equal(
+        importance_bits_per_dim(flow, images, k=3, seed=5),
+        importance_bits_per_dim(flow, images, k=3, seed=5),
+    )
     assert not torch.equal(one, importance_bits_per_dim(flow, images, k=1, seed=6))
     assert not one.requires_grad
 
@@ -131,7 +146,9 @@ def test_reverse_kl_of_gaussians_is_the_closed_form_less_the_log_normaliser(log_
     target = Independent(Normal(torch.full((3,), 1.0, dtype=torch.float64), 2.0), 1)
     q = Independent(Normal(torch.full((3,), 0.5, dtype=torch.float64), 1.5), 1)
     expected = torch.distributions.kl_divergence(q, target).item() - log_z
-    estimate = reverse_kl(gaussian_flow(0.5, 1.5), lambda x: target.log_prob(x) + log_z, 100_000, seed=0)
+    estimate = reverse_kl(
+        gaussian_flow(0.5, 1.5), lambda x: target.log_prob(x) + log_z, 100_000, seed=0
+    )
     assert estimate.shape == ()
     assert estimate.item() == pytest.approx(expected, abs=0.01)
 
@@ -139,20 +156,26 @@ def test_reverse_kl_of_gaussians_is_the_closed_form_less_the_log_normaliser(log_
 def test_reverse_kl_is_minus_the_log_normaliser_for_every_draw_where_flow_and_target_agree():
     target = Independent(Normal(torch.full((3,), -1.0, dtype=torch.float64), 0.3), 1)
     for seed in range(3):
-        estimate = reverse_kl(gaussian_flow(-1.0, 0.3), lambda x: target.log_prob(x) + 2, 5, seed=seed)
+        estimate = reverse_kl(
+            gaussian_flow(-1.0, 0.3), lambda x: target.log_prob(x) + 2, 5, seed=seed
+        )
         assert estimate.item() == pytest.approx(-2, abs=1e-12)
 
 
 def test_gradients_of_reverse_kl_reach_the_flow_and_point_towards_the_target():
     flow = gaussian_flow(0.0, 1.0)
     reverse_kl(flow, lambda x: -0.5 * (x - 3).square().sum(1), 10_000, seed=0).backward()
-    assert flow.bijection[0].shift.grad.tolist() == pytest.approx([-3] * 3, abs=0.05)  # d/dm of (m - 3)^2 / 2 at 0
+    assert flow.bijection[0].shift.grad.tolist() == pytest.approx(
+        [-3] * 3, abs=0.05
+    )  # d/dm of (m - 3)^2 / 2 at 0
 
 
 def test_reverse_kl_repeats_with_its_seed_and_refuses_what_it_cannot_use():
     flow = gaussian_flow(0.0, 1.0)
     log_target = lambda x: -x.square().sum(1)  # noqa: E731
-    assert torch.equal(reverse_kl(flow, log_target, 7, seed=3), reverse_kl(flow, log_target, 7, seed=3))
+    assert torch.equal(
+        reverse_kl(flow, log_target, 7, seed=3), reverse_kl(flow, log_target, 7, seed=3)
+    )
     with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
         reverse_kl(flow, log_target, 0)
     with pytest.raises(ValueError, match=r"one value per sample, \(7,\), got \(\)"):

@@ -35,10 +35,14 @@ def test_random_passes_half_rounded_down_and_obeys_its_seed(D):
 def test_checkerboard_passes_the_fields_whose_row_and_column_add_up_to_an_even_number(H, W, flip):
     mask = masks.checkerboard(H, W, flip)
     assert mask.dtype == torch.bool
-    assert mask.tolist() == [[((row + column) % 2 == 0) != flip for column in range(W)] for row in range(H)]
+    assert mask.tolist() == [
+        [((row + column) % 2 == 0) != flip for column in range(W)] for row in range(H)
+    ]
 
 
-@pytest.mark.parametrize(("H", "W", "name"), [(0, 4, "H"), (4, 0, "W"), (2.0, 4, "H"), (4, True, "W")])
+@pytest.mark.parametrize(
+    ("H", "W", "name"), [(0, 4, "H"), (4, 0, "W"), (2.0, 4, "H"), (4, True, "W")]
+)
 def test_a_senseless_board_is_refused(H, W, name):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
         masks.checkerboard(H, W)
@@ -51,7 +55,9 @@ def test_random_reaches_every_dimension_over_seeds():
 
 
 @pytest.mark.parametrize("D", [0, -2, 2.0, True, "4", None])
-@pytest.mark.parametrize("make", [masks.alternating, masks.halves, lambda D: masks.random(D, seed=0)])
+@pytest.mark.parametrize(
+    "make", [masks.alternating, masks.halves, lambda D: masks.random(D, seed=0)]
+)
 def test_a_senseless_number_of_dimensions_is_refused(make, D):
     with pytest.raises(ValueError, match="D must be a whole number of at least 1"):
         make(D)

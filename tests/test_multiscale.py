@@ -2,6 +2,8 @@
 
 import copy
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +11,14 @@ from helpers import assert_close
 from torch._dynamo.testing import CompileCounter
 
 from flowlib import checkpoints, masks, models, training
-from flowlib.bijections import BatchNorm, Logit, Squeeze
-from flowlib.coupling import AdditiveCoupling, AffineCoupling, LearnedMaskCoupling
+from flowlib.bijections import Logit, Squeeze
+from flowlib.coupling import AdditiveCoupling, AffineCoupling
 from flowlib.flow import MultiScale
 from flowlib.networks import MLP, ConvResNet
+from flowlib.norms import BatchNorm
 
+BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "masks.py"
+LearnedMaskCoupling = runpy.run_path(str(BENCHMARK))["LearnedMaskCoupling"]
 BOARD, CHANNELS = masks.checkerboard(4, 4), masks.channels(4)
 RNG = torch.Generator().manual_seed(0)
 
@@ -34,7 +39,14 @@ def shaken(module, size=0.1):
 def log_det_by_autograd(function, x):
     D = x[0].numel()
     return torch.stack(
-        [torch.linalg.slogdet(torch.autograd.functional.jacobian(lambda v: function(v)[0], row[None]).reshape(D, D)).logabsdet for row in x]
+        [
+            torch.linalg.slogdet(
+                torch.autograd.functional.jacobian(lambda v: function(v)[0], row[None]).reshape(
+                    D, D
+                )
+            ).logabsdet
+            for row in x
+        ]
     )
 
 
@@ -43,21 +55,40 @@ def images(n, *shape):
 
 
 def integers(n, *shape, high=256):
-    return torch.randint(0, high, (n, *shape), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    return torch.randint(
+        0, high, (n, *shape), generator=torch.Generator().manual_seed(3), dtype=torch.uint8
+    )
 
 
 LAYERS = {
-    "affine, board": (lambda: AffineCoupling(BOARD, ConvResNet(4, 6, 8, 1, board=True)), (3, 4, 4)),
+    "affine, board": (
+        lambda: AffineCoupling(BOARD, ConvResNet(4, 6, 8, 1, checkerboard=True)),
+        (3, 4, 4),
+    ),
     "affine, channels": (lambda: AffineCoupling(CHANNELS, ConvResNet(2, 4, 8, 1)), (4, 4, 4)),
-    "affine, flipped channels": (lambda: AffineCoupling(~CHANNELS, ConvResNet(2, 4, 8, 1)), (4, 4, 4)),
-    "additive, board": (lambda: AdditiveCoupling(~BOARD, ConvResNet(2, 1, 8, 1, board=True)), (1, 4, 4)),
+    "affine, flipped channels": (
+        lambda: AffineCoupling(~CHANNELS, ConvResNet(2, 4, 8, 1)),
+        (4, 4, 4),
+    ),
+    "additive, board": (
+        lambda: AdditiveCoupling(~BOARD, ConvResNet(2, 1, 8, 1, checkerboard=True)),
+        (1, 4, 4),
+    ),
     "additive, channels": (lambda: AdditiveCoupling(CHANNELS, ConvResNet(2, 2, 8, 1)), (4, 4, 4)),
-    "learned mask, vector": (lambda: LearnedMaskCoupling(torch.randn(6, generator=RNG), MLP(6, 12, (8,))), (6,)),
-    "learned mask, board": (lambda: LearnedMaskCoupling(torch.randn(4, 4, generator=RNG), ConvResNet(4, 6, 8, 1, board=True)), (3, 4, 4)),
+    "learned mask, vector": (
+        lambda: LearnedMaskCoupling(torch.randn(6, generator=RNG), MLP(6, 12, (8,))),
+        (6,),
+    ),
+    "learned mask, board": (
+        lambda: LearnedMaskCoupling(
+            torch.randn(4, 4, generator=RNG), ConvResNet(4, 6, 8, 1, checkerboard=True)
+        ),
+        (3, 4, 4),
+    ),
     "batch norm, board": (lambda: BatchNorm(3, BOARD), (3, 4, 4)),
     "batch norm, channels": (lambda: BatchNorm(4, CHANNELS), (4, 4, 4)),
-    "squeeze, colour": (lambda: Squeeze("colour"), (2, 4, 4)),
-    "squeeze, board": (lambda: Squeeze("board"), (3, 4, 4)),
+    "squeeze, colour": (lambda: Squeeze("channel"), (2, 4, 4)),
+    "squeeze, board": (lambda: Squeeze("checkerboard"), (3, 4, 4)),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
 
@@ -73,11 +104,16 @@ def test_a_layer_goes_there_and_back_with_the_log_det_of_its_jacobian(name):
     assert_close(log_det, log_det_by_autograd(layer, x), 1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if "affine" in name or "additive" in name or "batch norm" in name])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in LAYERS if "affine" in name or "additive" in name or "batch norm" in name],
+)
 def test_what_passes_through_is_untouched_and_the_rest_is_not(name):
     build, shape = LAYERS[name]
     x = images(3, *shape)
-    mask = {"affine, flipped channels": ~CHANNELS, "additive, board": ~BOARD}.get(name, BOARD if "board" in name else CHANNELS)
+    mask = {"affine, flipped channels": ~CHANNELS, "additive, board": ~BOARD}.get(
+        name, BOARD if "board" in name else CHANNELS
+    )
     kept = mask.expand(shape) if mask.dim() == 2 else mask[:, None, None].expand(shape)
     z, _ = shaken(build())(x)
     assert torch.equal(z[:, kept], x[:, kept])
@@ -100,7 +136,9 @@ def test_the_network_sees_nothing_of_what_is_transformed(mask):
     assert torch.equal(seen[0], seen[1])
 
 
-@pytest.mark.parametrize(("mask", "shape"), [(BOARD, (3, 4, 5)), (BOARD, (4,)), (CHANNELS, (3, 4, 4))])
+@pytest.mark.parametrize(
+    ("mask", "shape"), [(BOARD, (3, 4, 5)), (BOARD, (4,)), (CHANNELS, (3, 4, 4))]
+)
 def test_input_that_does_not_fit_the_mask_is_refused(mask, shape):
     with pytest.raises(ValueError, match="this coupling takes"):
         AffineCoupling(mask, None)(torch.zeros(2, *shape))
@@ -116,13 +154,13 @@ def test_a_network_of_another_width_is_refused():
 
 def test_squeeze_in_colour_order_keeps_the_pixels_of_a_colour_together():
     x = torch.arange(32.0).view(1, 2, 4, 4)
-    z, _ = Squeeze("colour")(x)
+    z, _ = Squeeze("channel")(x)
     assert z[0, :, 0, 0].tolist() == [0, 1, 4, 5, 16, 17, 20, 21]
 
 
 def test_squeeze_in_board_order_puts_one_colour_of_the_board_first():
     x = torch.arange(32.0).view(1, 2, 4, 4)
-    z, _ = Squeeze("board")(x)
+    z, _ = Squeeze("checkerboard")(x)
     assert z[0, :, 0, 0].tolist() == [0, 16, 5, 21, 1, 17, 4, 20]
     first, second = z.chunk(2, dim=1)
     assert set(first.flatten().tolist()) == set(x[:, :, BOARD].flatten().tolist())
@@ -184,7 +222,7 @@ def test_gradients_reach_the_scores_of_a_learned_mask():
 
 @pytest.mark.parametrize("board", [False, True])
 def test_a_conv_resnet_starts_at_zero(board):
-    network = ConvResNet(4, 6, 8, 2, board=board)
+    network = ConvResNet(4, 6, 8, 2, checkerboard=board)
     assert torch.equal(network(images(2, 4, 8, 8).float()), torch.zeros(2, 6, 8, 8))
 
 
@@ -201,8 +239,20 @@ FLOWS = {
     "three scales": {"shape": (1, 8, 8), "scales": 3, "width": 4, "blocks": 1},
     "one scale": {"shape": (2, 6, 6), "scales": 1, "width": 4, "blocks": 1},
     "constant width": {"shape": (1, 8, 4), "scales": 2, "width": 4, "blocks": 2, "doubling": False},
-    "no batch norm": {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1, "batch_norm": False},
-    "learned noise": {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1, "variational": 2},
+    "no batch norm": {
+        "shape": (1, 8, 8),
+        "scales": 2,
+        "width": 4,
+        "blocks": 1,
+        "batch_norm": False,
+    },
+    "learned noise": {
+        "shape": (1, 8, 8),
+        "scales": 2,
+        "width": 4,
+        "blocks": 1,
+        "dequant_couplings": 2,
+    },
 }
 every_flow = pytest.mark.parametrize("name", FLOWS)
 
@@ -241,13 +291,25 @@ def test_a_few_steps_of_training_reach_every_parameter(name):
     torch.manual_seed(0)
     flow = models.realnvp_image(**FLOWS[name])
     before = copy.deepcopy(flow.state_dict())
-    training.fit(flow, integers(64, *FLOWS[name]["shape"]), steps=4, batch_size=32, lr=1e-2, seed=0, progress=False)
-    still = [name for name, parameter in flow.named_parameters() if torch.equal(parameter, before[name])]
+    training.fit(
+        flow,
+        integers(64, *FLOWS[name]["shape"]),
+        steps=4,
+        batch_size=32,
+        lr=1e-2,
+        seed=0,
+        progress=False,
+    )
+    still = [
+        name for name, parameter in flow.named_parameters() if torch.equal(parameter, before[name])
+    ]
     assert not still
 
 
 def test_the_paper_s_sizes():
-    count = lambda **settings: sum(p.numel() for p in models.realnvp_image(**settings).parameters()) / 1e6  # noqa: E731
+    count = lambda **settings: (
+        sum(p.numel() for p in models.realnvp_image(**settings).parameters()) / 1e6
+    )
     assert count(width=64, blocks=8) == pytest.approx(19.6, rel=0.005)
     assert count(width=64, blocks=8, doubling=False) == pytest.approx(6.4, rel=0.005)
 
@@ -255,7 +317,13 @@ def test_the_paper_s_sizes():
 def test_the_layers_of_a_scale_are_those_of_the_paper():
     first, last = models.realnvp_image((3, 8, 8), scales=2, width=4, blocks=1).bijection[2].scales
     kinds = [type(layer).__name__ for layer in first]
-    assert kinds == [*["AffineCoupling", "BatchNorm"] * 3, "Squeeze", *["AffineCoupling", "BatchNorm"] * 3, "Inverse", "Squeeze"]
+    assert kinds == [
+        *["AffineCoupling", "BatchNorm"] * 3,
+        "Squeeze",
+        *["AffineCoupling", "BatchNorm"] * 3,
+        "Inverse",
+        "Squeeze",
+    ]
     assert [type(layer).__name__ for layer in last] == ["AffineCoupling", "BatchNorm"] * 4
 
 
@@ -270,12 +338,14 @@ def test_latents_split_into_scales_the_finest_first():
 def test_the_first_part_of_the_latents_is_factored_out_of_one_colour_of_the_board():
     """With one squeeze as the only layer, the first latents are the odd fields and the last ones the even fields."""
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    z, _ = MultiScale((1, 4, 4), Squeeze("board"), Squeeze())(x)
+    z, _ = MultiScale((1, 4, 4), Squeeze("checkerboard"), Squeeze())(x)
     assert set(z[0, :8].tolist()) == set(x[0, 0][~BOARD].tolist())
 
 
 def test_scales_that_do_not_divide_the_image_are_refused():
-    with pytest.raises(ValueError, match="images of 28 x 28 cannot be halved 3 times, as 4 scales need"):
+    with pytest.raises(
+        ValueError, match="images of 28 x 28 cannot be halved 3 times, as 4 scales need"
+    ):
         models.realnvp_image((1, 28, 28), scales=4, width=4, blocks=1)
 
 
@@ -284,10 +354,20 @@ def test_scales_that_do_not_divide_the_image_are_refused():
 
 def test_learned_noise_gives_a_bound_of_probabilities_that_agree_with_the_samples():
     """All 16 images of 2 x 2 pixels of 1 bit: many draws of the noise average to P(x); samples clamp what leaves [0, 1]."""
-    flow = shaken(models.realnvp_image((1, 2, 2), scales=1, width=4, blocks=1, variational=2, bits=1, batch_norm=False), size=0.2)
+    flow = shaken(
+        models.realnvp_image(
+            (1, 2, 2), scales=1, width=4, blocks=1, dequant_couplings=2, bits=1, batch_norm=False
+        ),
+        size=0.2,
+    )
     x = torch.cartesian_prod(*[torch.arange(2)] * 4).view(16, 1, 2, 2).to(torch.uint8)
     with torch.no_grad():
-        P = torch.stack([flow.log_prob(x) for _ in range(1_000)]).logsumexp(0).sub(math.log(1_000)).exp()
+        P = (
+            torch.stack([flow.log_prob(x) for _ in range(1_000)])
+            .logsumexp(0)
+            .sub(math.log(1_000))
+            .exp()
+        )
         y = torch.cat([flow.bijection[1:].inverse(flow.draw_latents(20_000))[0] for _ in range(2)])
     inside = ((y >= 0) & (y < 1)).flatten(1).all(1)
     code = ((2 * y[inside]).floor().long().flatten(1) * torch.tensor([8, 4, 2, 1])).sum(1)
@@ -297,21 +377,35 @@ def test_learned_noise_gives_a_bound_of_probabilities_that_agree_with_the_sample
 
 
 def test_noise_at_bin_centres_is_not_shaped():
-    dequantize = models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, variational=2).bijection[0]
+    dequantize = models.realnvp_image(
+        (1, 4, 4), scales=1, width=4, blocks=1, dequant_couplings=2
+    ).bijection[0]
     x = integers(3, 1, 4, 4)
     assert torch.equal(dequantize(x, noise=0.5)[0], (x + 0.5) / 256)
 
 
 def test_learned_noise_starts_as_uniform_noise():
-    dequantize = models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, variational=2).bijection[0].double()
-    x, noise = integers(3, 1, 4, 4), torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    dequantize = (
+        models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, dequant_couplings=2)
+        .bijection[0]
+        .double()
+    )
+    x, noise = (
+        integers(3, 1, 4, 4),
+        torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
     y, log_det = dequantize(x, noise=noise)
     assert_close(y, (x + noise) / 256, 1e-9)
     assert_close(log_det, torch.full((3,), -16 * math.log(256)).double(), 1e-6)
 
 
 def test_learned_noise_stays_within_its_cell():
-    dequantize = shaken(models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, variational=2).bijection[0], size=0.5)
+    dequantize = shaken(
+        models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, dequant_couplings=2).bijection[
+            0
+        ],
+        size=0.5,
+    )
     x = integers(200, 1, 4, 4)
     assert torch.equal(dequantize.inverse(dequantize(x)[0])[0], x)
     assert isinstance(dequantize.bijection[0], Logit)
@@ -325,7 +419,16 @@ def test_bfloat16_networks_train_like_float32_ones_and_leave_float32_weights():
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
         flow = models.realnvp_image((1, 8, 8), scales=2, width=8, blocks=1)
-        history = training.fit(flow, integers(64, 1, 8, 8), steps=8, batch_size=32, lr=1e-3, seed=0, precision=precision, progress=False)
+        history = training.fit(
+            flow,
+            integers(64, 1, 8, 8),
+            steps=8,
+            batch_size=32,
+            lr=1e-3,
+            seed=0,
+            precision=precision,
+            progress=False,
+        )
         losses[precision] = history.loss[-1]
         assert all(parameter.dtype == torch.float32 for parameter in flow.parameters())
         assert flow.log_prob(integers(2, 1, 8, 8), seed=0).dtype == torch.float32
@@ -334,18 +437,34 @@ def test_bfloat16_networks_train_like_float32_ones_and_leave_float32_weights():
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="unknown precision 'int8'; there are auto, bfloat16, float32"):
+    with pytest.raises(
+        ValueError, match="unknown precision 'int8'; there are auto, bfloat16, float32"
+    ):
         training.fit(models.realnvp_2d(), torch.randn(8, 2), precision="int8", progress=False)
 
 
 def test_a_compiled_training_is_compiled_once_and_learns_the_same(monkeypatch):
     counter, compile_ = CompileCounter(), torch.compile
-    monkeypatch.setattr(torch, "compile", lambda flow: compile_(flow, backend=counter))  # traces as ever, and leaves out the C++ compiler
+    monkeypatch.setattr(
+        torch, "compile", lambda flow: compile_(flow, backend=counter)
+    )  # traces as ever, and leaves out the C++ compiler
     losses = {}
     for compiled in (False, True):
         torch.manual_seed(0)
-        flow = models.realnvp_image((1, 4, 4), scales=2, width=4, blocks=1, variational=1)
-        settings = {"epochs": 2, "batch_size": 16, "validation": 16, "ema": 0.9, "precision": "float32", "seed": 0, "progress": False}
-        losses[compiled] = training.fit(flow, integers(64, 1, 4, 4), compile=compiled, **settings).loss
-    assert counter.frame_count == 1  # in one piece, and not again after the validation between the epochs
+        flow = models.realnvp_image((1, 4, 4), scales=2, width=4, blocks=1, dequant_couplings=1)
+        settings = {
+            "epochs": 2,
+            "batch_size": 16,
+            "validation": 16,
+            "ema": 0.9,
+            "precision": "float32",
+            "seed": 0,
+            "progress": False,
+        }
+        losses[compiled] = training.fit(
+            flow, integers(64, 1, 4, 4), compile=compiled, **settings
+        ).loss
+    assert (
+        counter.frame_count == 1
+    )  # in one piece, and not again after the validation between the epochs
     assert losses[True] == pytest.approx(losses[False], abs=1e-3)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from flowlib.coupling import AffineCoupling
-from flowlib.networks import MLP, SideBySide
+from flowlib.networks import MLP, ConcatNet
 
 
 @pytest.mark.parametrize("hidden", [(), (8,), [16, 4]])
@@ -53,21 +53,28 @@ def random_mlp(*sizes, **settings):
 def test_outputs_side_by_side_are_those_of_the_networks(context_features):
     networks = [random_mlp(3, width, context_features=context_features) for width in (2, 1, 4)]
     x, context = torch.randn(5, 3), torch.randn(5, context_features) if context_features else None
-    assert torch.equal(SideBySide(*networks)(x, context), torch.cat([network(x, context) for network in networks], dim=1))
+    assert torch.equal(
+        ConcatNet(*networks)(x, context),
+        torch.cat([network(x, context) for network in networks], dim=1),
+    )
 
 
 def test_side_by_side_gives_a_coupling_separate_networks_for_shift_and_log_scale():
     shift, log_scale = random_mlp(1, 2), random_mlp(1, 2)
-    coupling = AffineCoupling(torch.tensor([True, False, False]), SideBySide(shift, log_scale))
+    coupling = AffineCoupling(torch.tensor([True, False, False]), ConcatNet(shift, log_scale))
     kept = torch.randn(6, 1)
     t, s = coupling.shift_and_log_scale(kept)
     assert torch.equal(t, shift(kept))
     assert torch.equal(s, torch.tanh(log_scale(kept)))
-    assert sum(p.numel() for p in coupling.network.parameters()) == sum(p.numel() for n in (shift, log_scale) for p in n.parameters())
+    assert sum(p.numel() for p in coupling.network.parameters()) == sum(
+        p.numel() for n in (shift, log_scale) for p in n.parameters()
+    )
 
 
 def test_networks_side_by_side_share_nothing():
     first, second = random_mlp(3, 2), random_mlp(3, 2)
-    SideBySide(first, second)(torch.randn(4, 3))[:, :2].sum().backward()
+    ConcatNet(first, second)(torch.randn(4, 3))[:, :2].sum().backward()
     assert all(parameter.grad is not None for parameter in first.parameters())
-    assert not any(parameter.grad.any() for parameter in second.parameters() if parameter.grad is not None)
+    assert not any(
+        parameter.grad.any() for parameter in second.parameters() if parameter.grad is not None
+    )

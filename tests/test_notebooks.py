@@ -53,7 +53,9 @@ def test_is_executed_in_order(path):
 @every_notebook
 def test_outputs_belong_to_this_source(path):
     nb = read(path)
-    assert nb.metadata.flowlib.source == EXECUTE["source_digest"](nb), f"run: make notebooks ({path.name} changed since it was executed)"
+    assert nb.metadata.flowlib.source == EXECUTE["source_digest"](nb), (
+        f"run: make notebooks ({path.name} changed since it was executed)"
+    )
 
 
 @every_notebook
@@ -66,7 +68,9 @@ def test_outputs_hold_no_errors_warnings_or_widgets(path):
 @every_notebook
 def test_holds_nothing_of_one_machine(path):
     text = path.read_text()
-    assert not re.search(r"/(home|root|Users|tmp|work|var|opt)/|[A-Z]:\\\\", text), "an absolute path"
+    assert not re.search(r"/(home|root|Users|tmp|work|var|opt)/|[A-Z]:\\\\", text), (
+        "an absolute path"
+    )
     assert not re.search(r"<[\w.]+ (object )?at 0x[0-9a-f]+>", text), "an object's address"
 
 
@@ -78,17 +82,25 @@ def test_kernel_is_python3(path):
 @every_notebook
 def test_is_small_enough(path):
     limit = LIMIT_KB.get(path.stem[:2], 600)
-    assert path.stat().st_size <= limit * 1000, f"{path.stat().st_size / 1000:.0f} KB stored, at most {limit}"
+    assert path.stat().st_size <= limit * 1000, (
+        f"{path.stat().st_size / 1000:.0f} KB stored, at most {limit}"
+    )
 
 
 @every_notebook
 def test_a_paragraph_follows_every_figure(path):
     cells = read(path).cells
     for i, cell in enumerate(cells):
-        if cell.cell_type == "code" and any("image/png" in out.get("data", {}) for out in cell.outputs):
+        if cell.cell_type == "code" and any(
+            "image/png" in out.get("data", {}) for out in cell.outputs
+        ):
             following = cells[i + 1] if i + 1 < len(cells) else None
-            assert following and following.cell_type == "markdown", f"no paragraph after the figure of cell {i}"
-            assert not following.source.startswith("#"), f"a heading, not a paragraph, follows the figure of cell {i}"
+            assert following and following.cell_type == "markdown", (
+                f"no paragraph after the figure of cell {i}"
+            )
+            assert not following.source.startswith("#"), (
+                f"a heading, not a paragraph, follows the figure of cell {i}"
+            )
 
 
 @every_chapter
@@ -100,12 +112,20 @@ def test_opens_as_agreed(path):
         assert part in opening, f"the opening lacks {part}"
     first = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
     assert "plotting.use_style()" in cells[first].source, "the first code cell sets up"
-    assert any("image/png" in out.get("data", {}) for out in cells[first + 1].get("outputs", [])), "the hero figure comes right after the set-up"
+    assert any("image/png" in out.get("data", {}) for out in cells[first + 1].get("outputs", [])), (
+        "the hero figure comes right after the set-up"
+    )
 
 
 @every_chapter
 def test_closes_as_agreed(path):
-    headings = [line[3:] for cell in read(path).cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("## ")]
+    headings = [
+        line[3:]
+        for cell in read(path).cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
     assert headings[-len(CLOSING) :] == CLOSING
 
 
@@ -138,9 +158,18 @@ def test_a_slider_follows_a_question_and_is_driven_by_a_test(path):
         name = cell.source.splitlines()[-1] if cell.cell_type == "code" else ""
         if re.fullmatch(r"explorer\w*", name):
             shown += 1
-            assert any("**Before you" in c.source for c in cells[i - 4 : i]), f"no question before {name}"
+            assert any("**Before you" in c.source for c in cells[i - 4 : i]), (
+                f"no question before {name}"
+            )
             driver = next(c.source for c in cells[i + 1 :] if c.cell_type == "code")
-            assert name in driver and "controls" in driver and "assert" in driver, f"the cell after {name} does not drive it"
+            assert name in driver and "controls" in driver and "assert" in driver, (
+                f"the cell after {name} does not drive it"
+            )
     if shown:
-        solutions = "\n".join(cell.source for cell in read(FOLDER / "solutions" / f"{path.stem}_solutions.ipynb").cells)
-        assert re.search(r"^## The questions? (before|about) the sliders?$", solutions, flags=re.MULTILINE)
+        solutions = "\n".join(
+            cell.source
+            for cell in read(FOLDER / "solutions" / f"{path.stem}_solutions.ipynb").cells
+        )
+        assert re.search(
+            r"^## The questions? (before|about) the sliders?$", solutions, flags=re.MULTILINE
+        )

@@ -33,7 +33,9 @@ def test_style_is_quiet_and_uses_the_colours_of_the_series():
     with plt.style.context({}):
         plotting.use_style()
         assert not plt.rcParams["axes.spines.top"]
-        assert plt.rcParams["axes.prop_cycle"].by_key()["color"][0].lstrip("#") == plotting.BLUE.lstrip("#")
+        assert plt.rcParams["axes.prop_cycle"].by_key()["color"][0].lstrip(
+            "#"
+        ) == plotting.BLUE.lstrip("#")
 
 
 def test_a_grid_holds_the_mass_of_a_density():
@@ -45,7 +47,10 @@ def test_a_grid_holds_the_mass_of_a_density():
 
 def test_rows_of_a_grid_run_along_y_and_columns_along_x():
     p, _ = plotting.evaluate_on_grid(lambda x: x[:, 0] + 10 * x[:, 1], BOX, resolution=2)
-    assert p.log().tolist() == [pytest.approx([5, 7]), pytest.approx([15, 17])]  # midpoints x = 0, 2 and y = 0.5, 1.5
+    assert p.log().tolist() == [
+        pytest.approx([5, 7]),
+        pytest.approx([15, 17]),
+    ]  # midpoints x = 0, 2 and y = 0.5, 1.5
 
 
 def test_density_is_drawn_the_right_way_up_over_its_box(ax):
@@ -79,7 +84,9 @@ def test_mesh_is_straight_lines_over_its_box():
 def test_four_panels_show_data_latents_and_samples(flow):
     x = torch.randn(30, 2)
     figure = plotting.four_panels(flow, x, BOX, seed=0)
-    shown = [torch.from_numpy(np.asarray(ax.collections[0].get_offsets())).float() for ax in figure.axes]
+    shown = [
+        torch.from_numpy(np.asarray(ax.collections[0].get_offsets())).float() for ax in figure.axes
+    ]
     with torch.no_grad():
         assert torch.allclose(shown[0], x)
         assert torch.allclose(shown[1], flow(x)[0])
@@ -95,7 +102,7 @@ def test_layer_strip_shows_the_data_and_every_layer(flow, columns):
     figure = plotting.layer_strip(flow, x, BOX, columns=columns)
     shown = [ax for ax in figure.axes if ax.get_title()]
     assert [ax.get_title() for ax in shown] == ["data", *(f"after layer {k}" for k in range(1, 5))]
-    for ax, state in zip(shown, flow.trace(x)):
+    for ax, state in zip(shown, flow.intermediates(x)):
         assert np.allclose(ax.collections[-1].get_offsets(), state)
     draw(figure)
     plt.close(figure)
@@ -107,7 +114,9 @@ def test_loss_curve_shows_every_loss_its_running_mean_and_the_floor(ax, steps):
     plotting.loss_curve(ax, history, floor=0.25)
     every_loss, running_mean, floor = ax.lines
     assert every_loss.get_ydata().tolist() == history.loss
-    assert np.allclose(running_mean.get_ydata(), running_mean.get_xdata())  # the centred mean of a line is the line
+    assert np.allclose(
+        running_mean.get_ydata(), running_mean.get_xdata()
+    )  # the centred mean of a line is the line
     assert list(floor.get_ydata()) == [0.25, 0.25]
     assert "entropy of the data, 0.250" in [text.get_text() for text in ax.get_legend().get_texts()]
     draw(ax.figure)

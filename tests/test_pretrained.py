@@ -23,7 +23,9 @@ def load_or_skip(name):
 def test_a_shipped_flow_scores_what_its_card_says_on_the_first_1000_test_images(name):
     images = load_or_skip(name)
     figures = recipes.score(checkpoints.load(name), images, limit=1_000)
-    assert figures["bits_per_dim"] == pytest.approx(IMAGES[name]["bits_per_dim_first_1000"], abs=0.01)
+    assert figures["bits_per_dim"] == pytest.approx(
+        IMAGES[name]["bits_per_dim_first_1000"], abs=0.01
+    )
 
 
 @pytest.mark.parametrize("name", IMAGES)

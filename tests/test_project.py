@@ -27,7 +27,9 @@ def conda_lines():
 
 def test_environment_yml_and_pyproject_name_the_same_packages_and_bounds():
     project, pip = requirements()
-    conda = {re.match(r"[\w.-]+", line)[0]: re.search(r">=([\d.]+)", line) for line in conda_lines()}
+    conda = {
+        re.match(r"[\w.-]+", line)[0]: re.search(r">=([\d.]+)", line) for line in conda_lines()
+    }
     assert set(conda) - ONLY_CONDA == {CONDA_NAMES.get(name, name) for name in pip}
     for name, version in pip.items():
         assert conda[CONDA_NAMES.get(name, name)][1] == version, name
@@ -37,7 +39,9 @@ def test_environment_yml_and_pyproject_name_the_same_packages_and_bounds():
 def test_every_conda_dependency_says_what_it_is_for():
     development = {"nbval", "nbclient", "nbformat", "pytest", "pytest-xdist", "ruff"}
     lines = conda_lines()
-    assert [line for line in lines if "#" not in line] == [line for line in lines if re.match(r"python>", line)]
+    assert [line for line in lines if "#" not in line] == [
+        line for line in lines if re.match(r"python>", line)
+    ]
     assert development <= {re.match(r"[\w-]+", line)[0] for line in lines}
 
 

@@ -12,12 +12,25 @@ from flowlib.data.faces import draw_faces
 from flowlib.recipes import RECIPES
 
 OF_CONVOLUTIONS = [name for name, recipe in RECIPES.items() if recipe.model == "realnvp_image"]
-WIDTHS = {"width", "blocks", "doubling"}  # what is left of the arguments is the structure, which some recipes share
-STRUCTURES = {str({k: v for k, v in RECIPES[name].arguments.items() if k not in WIDTHS}): name for name in OF_CONVOLUTIONS}.values()
+WIDTHS = {
+    "width",
+    "blocks",
+    "doubling",
+}  # what is left of the arguments is the structure, which some recipes share
+STRUCTURES = {
+    str({k: v for k, v in RECIPES[name].arguments.items() if k not in WIDTHS}): name
+    for name in OF_CONVOLUTIONS
+}.values()
 
 
 def millions(name):
-    return sum(p.numel() for p in models.build(RECIPES[name].model, **RECIPES[name].arguments).parameters()) / 1e6
+    return (
+        sum(
+            p.numel()
+            for p in models.build(RECIPES[name].model, **RECIPES[name].arguments).parameters()
+        )
+        / 1e6
+    )
 
 
 def narrow(name, **changes):
@@ -25,7 +38,9 @@ def narrow(name, **changes):
     arguments = RECIPES[name].arguments
     C, side = arguments["shape"][0], max(4, 2 ** arguments["scales"])
     C = 1 if side == 32 else C  # three colours would make it a Jacobian of 3,072 rows, and a minute
-    return models.build("realnvp_image", **arguments | {"shape": (C, side, side), "width": 4, "blocks": 1} | changes)
+    return models.build(
+        "realnvp_image", **arguments | {"shape": (C, side, side), "width": 4, "blocks": 1} | changes
+    )
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -33,16 +48,24 @@ def test_the_log_det_of_a_recipe_s_structure_is_that_of_its_jacobian(name):
     torch.manual_seed(0)
     flow = randomise(narrow(name).double(), size=0.05)
     continuous, shape = flow.bijection[2], flow.shape  # without Dequantize and Logit
-    x = torch.randn(1, math.prod(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(
+        1, math.prod(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     forward = lambda rows: continuous(rows.view(-1, *shape))[0]  # noqa: E731
     assert_close(continuous(x.view(-1, *shape))[1], log_slope(forward, x), 1e-8)
 
 
 @pytest.mark.parametrize("name", OF_CONVOLUTIONS)
 def test_images_come_back_exactly_at_full_depth_in_float64_with_random_noise(name):
-    flow = narrow(name, shape=(RECIPES[name].arguments["shape"][0], 32, 32), blocks=RECIPES[name].arguments["blocks"])
+    flow = narrow(
+        name,
+        shape=(RECIPES[name].arguments["shape"][0], 32, 32),
+        blocks=RECIPES[name].arguments["blocks"],
+    )
     flow = randomise(flow.double(), size=0.02)
-    images = torch.randint(0, 256, (16, *flow.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    images = torch.randint(
+        0, 256, (16, *flow.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     z, _ = flow(images, noise=flow.draw_noise(len(images), torch.Generator().manual_seed(3)))
     assert torch.equal(flow.inverse(z)[0], images)
 
@@ -59,22 +82,38 @@ def test_the_small_cifar10_model_is_small():
 @pytest.mark.parametrize(("size", "scales"), [(64, 5), (32, 4)])
 def test_models_of_faces_end_in_boards_of_4_by_4(size, scales):
     arguments = recipes.faces_model(size, width=32, blocks=2)
-    assert arguments == {"shape": (3, size, size), "scales": scales, "width": 32, "blocks": 2, "doubling": True}
+    assert arguments == {
+        "shape": (3, size, size),
+        "scales": scales,
+        "width": 32,
+        "blocks": 2,
+        "doubling": True,
+    }
     assert size // 2 ** (scales - 1) == 4
 
 
 def test_a_size_for_images_that_have_one_is_refused():
-    with pytest.raises(ValueError, match="size goes with recipes of faces; mnist_plain has images of a size of their own"):
+    with pytest.raises(
+        ValueError,
+        match="size goes with recipes of faces; mnist_plain has images of a size of their own",
+    ):
         recipes.train("mnist_plain", size=32)
 
 
 def test_training_can_start_from_another_flow_of_the_same_model(narrow_faces, tmp_path):
-    first = recipes.train("celeba", size=32, steps=1, batch_size=16, run=tmp_path / "first", progress=False)[0]
+    first = recipes.train(
+        "celeba", size=32, steps=1, batch_size=16, run=tmp_path / "first", progress=False
+    )[0]
     start = tmp_path / "first" / "last.safetensors"
-    second = recipes.train("celeba", start=start, size=32, steps=1, batch_size=16, lr=1e-9, seed=5, progress=False)[0]
+    second = recipes.train(
+        "celeba", start=start, size=32, steps=1, batch_size=16, lr=1e-9, seed=5, progress=False
+    )[0]
     for p, q in zip(first.parameters(), second.parameters()):
         assert_close(q, p, 1e-6)
-    with pytest.raises(ValueError, match=r"another model than that of the recipe celeba: Error.* in loading state_dict"):
+    with pytest.raises(
+        ValueError,
+        match=r"another model than that of the recipe celeba: Error.* in loading state_dict",
+    ):
         recipes.train("celeba", start=start, size=64, steps=1, progress=False)
 
 
@@ -95,11 +134,22 @@ def narrow_faces(monkeypatch):
 
 
 def test_size_limit_and_standin_reach_the_data_the_model_and_the_evaluation(narrow_faces, tmp_path):
-    flow, faces, history = recipes.train("celeba", size=32, limit=50, standin=True, steps=2, batch_size=16, run=tmp_path / "run", progress=False)
+    flow, faces, history = recipes.train(
+        "celeba",
+        size=32,
+        limit=50,
+        standin=True,
+        steps=2,
+        batch_size=16,
+        run=tmp_path / "run",
+        progress=False,
+    )
     assert narrow_faces == [("celeba", 32, 50, True)]
     assert flow.shape == faces.shape == (3, 32, 32)
     assert len(history.evaluations) == 1
-    assert history.evaluations[0]["validation_loss"] > 0  # 5 of the 50 rows are held out, not the recipe's 5,000
+    assert (
+        history.evaluations[0]["validation_loss"] > 0
+    )  # 5 of the 50 rows are held out, not the recipe's 5,000
     recipes.data_of(tmp_path / "run", limit=20)
     assert narrow_faces[1:] == [("faces", 32, 20, False)]
     drawn = checkpoints.load(tmp_path / "run").sample(36, seed=0)

@@ -11,7 +11,13 @@ import torch
 from flowlib import checkpoints, data, models, recipes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "results.py"
-TINY = recipes.Recipe("a test", "tiny", "realnvp_image", {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1}, {"epochs": 2, "batch_size": 8})
+TINY = recipes.Recipe(
+    "a test",
+    "tiny",
+    "realnvp_image",
+    {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1},
+    {"epochs": 2, "batch_size": 8},
+)
 
 
 @pytest.fixture
@@ -36,13 +42,22 @@ def results(tmp_path, monkeypatch):
 def test_a_card_holds_the_figures_of_the_table(results):
     results.ship("tiny")
     card = checkpoints.read_card("tiny")["results"]
-    assert (card["steps"], card["epochs"], card["images_seen"], card["test_images"]) == (8, 2, 64, 8)
-    assert 64 / card["images_per_second"] == pytest.approx(card["seconds"], abs=0.06)  # which is rounded to a tenth
+    assert (card["steps"], card["epochs"], card["images_seen"], card["test_images"]) == (
+        8,
+        2,
+        64,
+        8,
+    )
+    assert 64 / card["images_per_second"] == pytest.approx(
+        card["seconds"], abs=0.06
+    )  # which is rounded to a tenth
     assert card["share_of_bfloat16_peak"] >= 0
     assert card["bits_per_dim_8_draws"] <= card["bits_per_dim"] + 0.2
     speed = f"| 64 | {card['images_per_second']:.0f} | {card['share_of_bfloat16_peak']:.1%} | 8 |"
     assert f"{card['bits_per_dim']:.3f}" in results.tables() and speed in results.tables()
-    assert torch.isfinite(checkpoints.load("tiny").log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))).all()
+    assert torch.isfinite(
+        checkpoints.load("tiny").log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    ).all()
 
 
 def test_of_a_large_model_only_the_card_is_shipped(results, monkeypatch):
@@ -67,12 +82,21 @@ def test_a_further_sitting_starts_from_the_shipped_weights_and_adds_up(results):
     first, weights = checkpoints.read_card("tiny"), checkpoints.load("tiny").state_dict()
     results.ship("tiny", further=True)
     second = checkpoints.read_card("tiny")
-    assert (second["seed"], second["results"]["sittings"], second["results"]["steps"], second["results"]["images_seen"]) == (1, 2, 16, 128)
+    assert (
+        second["seed"],
+        second["results"]["sittings"],
+        second["results"]["steps"],
+        second["results"]["images_seen"],
+    ) == (1, 2, 16, 128)
     assert second["results"]["seconds"] > first["results"]["seconds"]
     assert "16 in 2 sittings" in results.tables()
     lines = (checkpoints.PRETRAINED / "tiny.metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [4, 8, 12, 16]
-    drift = [(weights[key] - now).norm() / weights[key].norm() for key, now in checkpoints.load("tiny").state_dict().items() if now.dim() == 4]
+    drift = [
+        (weights[key] - now).norm() / weights[key].norm()
+        for key, now in checkpoints.load("tiny").state_dict().items()
+        if now.dim() == 4
+    ]
     assert 0 < median(drift) < 0.2  # fresh weights would be further away than their own length
 
 
@@ -90,5 +114,7 @@ def test_all_that_will_be_shipped_fits_into_20_megabytes(results, tmp_path):
 
 def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(results):
     families = {*results.ON_CPU, *results.ON_GPU}
-    assert {"celeba", "tiny"} == set(recipes.RECIPES) - families  # the real CelebA cannot be had everywhere
+    assert {"celeba", "tiny"} == set(
+        recipes.RECIPES
+    ) - families  # the real CelebA cannot be had everywhere
     assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)

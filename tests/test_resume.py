@@ -18,15 +18,28 @@ import torch
 from flowlib import checkpoints, data, models, runs, training
 from flowlib.__main__ import main
 
-IMAGES = torch.randint(0, 256, (70, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (70, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 STEPS_PER_EPOCH = 6  # 60 rows to train on, 10 in a batch
 
 
 def train_images(run, resume=False, **changes):
     """Everything at once that a resumed run has to remember; returns the flow and the history."""
     torch.manual_seed(changes.get("seed", 0))
-    flow = models.realnvp_mlp((1, 4, 4), depth=changes.pop("depth", 2), hidden=(8,), norm="batchnorm")
-    settings = {"epochs": 3, "batch_size": 10, "lr": 1e-2, "clip": 50.0, "ema": 0.8, "validation": 10, "seed": 0, **changes}
+    flow = models.realnvp_mlp(
+        (1, 4, 4), depth=changes.pop("depth", 2), hidden=(8,), norm="batchnorm"
+    )
+    settings = {
+        "epochs": 3,
+        "batch_size": 10,
+        "lr": 1e-2,
+        "clip": 50.0,
+        "ema": 0.8,
+        "validation": 10,
+        "seed": 0,
+        **changes,
+    }
     images = settings.pop("images", IMAGES)
     return flow, training.fit(flow, images, run=run, resume=resume, progress=False, **settings)
 
@@ -36,7 +49,9 @@ def tensors(path):
 
 
 def same_tensors(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def metrics(folder):
@@ -49,7 +64,9 @@ def files(folder):
 
 
 def without_seconds(evaluations):
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in evaluations]
+    return [
+        {name: value for name, value in line.items() if name != "seconds"} for line in evaluations
+    ]
 
 
 def assert_same_run(folder, expected):
@@ -127,7 +144,14 @@ def test_killed_while_a_file_is_written(number, tmp_path, monkeypatch, uninterru
         (training._Training, "_evaluate", True),
         (runs.Run, "write_state", True),
     ],
-    ids=["before the samples", "after the samples", "after a checkpoint", "before an evaluation", "after an evaluation", "after the state"],
+    ids=[
+        "before the samples",
+        "after the samples",
+        "after a checkpoint",
+        "before an evaluation",
+        "after an evaluation",
+        "after the state",
+    ],
 )
 def test_killed_between_two_files(owner, name, after, number, tmp_path, monkeypatch, uninterrupted):
     cut_off(monkeypatch, tmp_path / "run", owner, name, number, after)
@@ -140,11 +164,15 @@ def test_killed_in_an_update(step, tmp_path, monkeypatch, uninterrupted):
     assert_goes_on_to_the_same_bits(tmp_path / "run", uninterrupted)
 
 
-def test_killed_in_the_middle_of_an_epoch_that_was_saved_by_the_clock(tmp_path, monkeypatch, uninterrupted):
+def test_killed_in_the_middle_of_an_epoch_that_was_saved_by_the_clock(
+    tmp_path, monkeypatch, uninterrupted
+):
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
     monkeypatch.setattr(training, "CHECK_EVERY", 4)
     cut_off(monkeypatch, tmp_path / "run", training._Training, "_update", 12)
-    saved = runs.Run(tmp_path / "run", json.loads((tmp_path / "run" / "config.json").read_text()), resume=True).read_state()[1]["step"]
+    saved = runs.Run(
+        tmp_path / "run", json.loads((tmp_path / "run" / "config.json").read_text()), resume=True
+    ).read_state()[1]["step"]
     assert saved == 8
     assert saved % STEPS_PER_EPOCH
     assert_goes_on_to_the_same_bits(tmp_path / "run", uninterrupted)
@@ -181,7 +209,11 @@ def start(*command):
 def stop_after_first_state(process, run, with_signal):
     """Send a signal at a random moment soon after the first state was saved; return the exit status and what was printed."""
     give_up = time.monotonic() + 120
-    while not (run / "state.safetensors").exists() and process.poll() is None and time.monotonic() < give_up:
+    while (
+        not (run / "state.safetensors").exists()
+        and process.poll() is None
+        and time.monotonic() < give_up
+    ):
         time.sleep(0.005)
     time.sleep(random.uniform(0, 0.3))
     process.send_signal(with_signal)
@@ -189,7 +221,12 @@ def stop_after_first_state(process, run, with_signal):
     return process.returncode, printed, errors
 
 
-LONG = {"epochs": 12, "batch_size": 2, "ema": 0.99, "lr": 1e-3}  # 30 steps an epoch: states saved by the clock, every 50, lie within one
+LONG = {
+    "epochs": 12,
+    "batch_size": 2,
+    "ema": 0.99,
+    "lr": 1e-3,
+}  # 30 steps an epoch: states saved by the clock, every 50, lie within one
 
 
 def train_long(run):
@@ -199,7 +236,11 @@ def train_long(run):
 
 def test_kill_9_at_a_random_moment(tmp_path, monkeypatch):
     train_images(tmp_path / "whole", **LONG)
-    process = start("-c", "import sys, pathlib, test_resume; test_resume.train_long(pathlib.Path(sys.argv[1]))", tmp_path / "run")
+    process = start(
+        "-c",
+        "import sys, pathlib, test_resume; test_resume.train_long(pathlib.Path(sys.argv[1]))",
+        tmp_path / "run",
+    )
     assert stop_after_first_state(process, tmp_path / "run", signal.SIGKILL)[0] == -signal.SIGKILL
     assert not (tmp_path / "run" / "samples" / "0000360.png").exists()
     train_images(tmp_path / "run", resume=True, **LONG)
@@ -228,9 +269,14 @@ def test_kill_9_of_the_command_line(tmp_path, moons):
 
 def test_ctrl_c_of_the_command_line_leaves_whole_files_and_says_how_to_go_on(tmp_path, moons):
     run = tmp_path / "run"
-    status, printed, errors = stop_after_first_state(start("-m", "flowlib", *MOONS, "--run", run), run, signal.SIGINT)
+    status, printed, errors = stop_after_first_state(
+        start("-m", "flowlib", *MOONS, "--run", run), run, signal.SIGINT
+    )
     assert status == 130
-    assert "of 400 steps; the flow keeps what it has learned so far. With resume=True it goes on" in printed
+    assert (
+        "of 400 steps; the flow keeps what it has learned so far. With resume=True it goes on"
+        in printed
+    )
     assert "give the same command with --resume" in printed
     assert "Traceback" not in errors
     assert not list(run.rglob("*.tmp"))
@@ -258,7 +304,9 @@ def test_a_finished_run_is_handed_back_at_once(tmp_path, monkeypatch, uninterrup
 
 def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_be_resumed(tmp_path, uninterrupted):
     before = tensors(uninterrupted[0] / "state.safetensors")
-    with pytest.raises(ValueError, match=r"run already holds a run: resume it, or choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"run already holds a run: resume it, or choose another folder"
+    ):
         train_images(uninterrupted[0])
     assert same_tensors(before, tensors(uninterrupted[0] / "state.safetensors"))
 
@@ -271,10 +319,16 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_be_resumed(tmp_pat
         ({"epochs": 4}, "started with steps=18, and is to go on with 24"),
         ({"ema": None}, "started with ema=0.8, and is to go on with None"),
         ({"clip": 1.0}, "started with clip=50.0, and is to go on with 1.0"),
-        ({"betas": (0.9, 0.9)}, r"started with betas=\[0.9, 0.99\], and is to go on with \[0.9, 0.9\]"),
+        (
+            {"betas": (0.9, 0.9)},
+            r"started with betas=\[0.9, 0.99\], and is to go on with \[0.9, 0.9\]",
+        ),
         ({"schedule": "constant"}, "started with schedule=cosine, and is to go on with constant"),
         ({"depth": 3}, "started with arguments=.*'depth': 2.*, and is to go on with .*'depth': 3"),
-        ({"images": data.ImageSet("other", IMAGES, None, None, None)}, "started with data=.*, and is to go on with other"),
+        (
+            {"images": data.ImageSet("other", IMAGES, None, None, None)},
+            "started with data=.*, and is to go on with other",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -285,9 +339,29 @@ def test_going_on_with_something_else_is_refused(changes, message, uninterrupted
 
 def test_another_density_is_refused(tmp_path):
     flow = models.realnvp_2d(depth=1, hidden=(4,))
-    training.fit(flow, data.TwoMoons(noise=0.1), steps=2, batch_size=8, seed=0, run=tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match=r"started with data=TwoMoons\(noise=0.1\), and is to go on with TwoMoons\(noise=0.2\)"):
-        training.fit(flow, data.TwoMoons(noise=0.2), steps=2, batch_size=8, seed=0, run=tmp_path / "run", resume=True, progress=False)
+    training.fit(
+        flow,
+        data.TwoMoons(noise=0.1),
+        steps=2,
+        batch_size=8,
+        seed=0,
+        run=tmp_path / "run",
+        progress=False,
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"started with data=TwoMoons\(noise=0.1\), and is to go on with TwoMoons\(noise=0.2\)",
+    ):
+        training.fit(
+            flow,
+            data.TwoMoons(noise=0.2),
+            steps=2,
+            batch_size=8,
+            seed=0,
+            run=tmp_path / "run",
+            resume=True,
+            progress=False,
+        )
 
 
 DAMAGES = {
@@ -298,11 +372,16 @@ DAMAGES = {
         "foreign": lambda whole: safetensors.torch.save({"weight": torch.zeros(3)}),
     },
     "config.json": {"empty": lambda whole: b"", "torn": lambda whole: whole[:20]},
-    "metrics.jsonl": {"torn line in the middle": lambda whole: b'{"step": 6, "lo\n' + whole, "no text": lambda whole: b"\xff\xfe\n" + whole},
+    "metrics.jsonl": {
+        "torn line in the middle": lambda whole: b'{"step": 6, "lo\n' + whole,
+        "no text": lambda whole: b"\xff\xfe\n" + whole,
+    },
 }
 
 
-@pytest.mark.parametrize(("name", "damage"), [(name, damage) for name, damages in DAMAGES.items() for damage in damages])
+@pytest.mark.parametrize(
+    ("name", "damage"), [(name, damage) for name, damages in DAMAGES.items() for damage in damages]
+)
 def test_a_damaged_file_is_refused_by_its_path(name, damage, tmp_path, uninterrupted):
     run = shutil.copytree(uninterrupted[0], tmp_path / "run")
     (run / name).write_bytes(DAMAGES[name][damage]((run / name).read_bytes()))

@@ -37,7 +37,9 @@ def along(curve, t_range, noise):
         def at(t):
             return stats.multivariate_normal.pdf([x, y], mean=curve(t), cov=noise**2)
 
-        return quad(at, low, high, limit=400, epsabs=0, epsrel=1e-9, points=np.linspace(low, high, 12)[1:-1])[0] / (high - low)
+        return quad(
+            at, low, high, limit=400, epsabs=0, epsrel=1e-9, points=np.linspace(low, high, 12)[1:-1]
+        )[0] / (high - low)
 
     return p
 
@@ -58,7 +60,10 @@ def spirals(x, y, noise):
 
 
 def rings(x, y, noise):
-    circles = [along(lambda t, r=r: (r * math.cos(t), r * math.sin(t)), (0, 2 * math.pi), noise)(x, y) for r in (1, 2, 3)]
+    circles = [
+        along(lambda t, r=r: (r * math.cos(t), r * math.sin(t)), (0, 2 * math.pi), noise)(x, y)
+        for r in (1, 2, 3)
+    ]
     return math.log(sum(circles) / 3)
 
 
@@ -70,14 +75,27 @@ def banana(x, y, noise):
     return stats.norm.logpdf(x) + stats.norm(x**2 - 1, noise).logpdf(y)
 
 
-REFERENCES = {"TwoMoons": moons, "TwoSpirals": spirals, "Rings": rings, "Sinusoid": sinusoid, "Banana": banana}
+REFERENCES = {
+    "TwoMoons": moons,
+    "TwoSpirals": spirals,
+    "Rings": rings,
+    "Sinusoid": sinusoid,
+    "Banana": banana,
+}
 
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_log_prob_agrees_with_scipy(name):
     density = DENSITIES[name](noise=0.2)
-    x = torch.cat([density.sample(6, seed=0).double(), torch.tensor([[0.0, 0.0], [0.7, -0.4], [-1.3, 1.6]], dtype=torch.float64)])
-    expected = torch.tensor([REFERENCES[name](*point.tolist(), noise=0.2) for point in x], dtype=torch.float64)
+    x = torch.cat(
+        [
+            density.sample(6, seed=0).double(),
+            torch.tensor([[0.0, 0.0], [0.7, -0.4], [-1.3, 1.6]], dtype=torch.float64),
+        ]
+    )
+    expected = torch.tensor(
+        [REFERENCES[name](*point.tolist(), noise=0.2) for point in x], dtype=torch.float64
+    )
     assert torch.allclose(density.log_prob(x), expected, rtol=1e-7, atol=1e-7)
 
 
@@ -105,7 +123,10 @@ def test_mass_is_one(name):
 @every_density
 def test_mass_and_entropy_are_those_of_a_plain_sum_over_a_grid(name):
     density, n = coarse(name), 160
-    axes = [np.linspace(low, high, n, endpoint=False) + (high - low) / n / 2 for low, high in density.box]
+    axes = [
+        np.linspace(low, high, n, endpoint=False) + (high - low) / n / 2
+        for low, high in density.box
+    ]
     area = math.prod(high - low for low, high in density.box) / n**2
     log_p = density.log_prob(torch.cartesian_prod(*map(torch.from_numpy, axes))).numpy()
     p = np.exp(log_p)
@@ -125,19 +146,36 @@ def test_the_quadrature_over_two_moons_is_exact_at_default_noise():
 def test_entropy_is_minus_the_mean_log_prob_of_samples_within_five_standard_errors(name):
     density = coarse(name)
     log_p = density.log_prob(density.sample(4_000, seed=0).double())
-    assert -log_p.mean().item() == pytest.approx(density.entropy, abs=5 * log_p.std().item() / 4_000**0.5 + 1e-9)
+    assert -log_p.mean().item() == pytest.approx(
+        density.entropy, abs=5 * log_p.std().item() / 4_000**0.5 + 1e-9
+    )
 
 
 @every_density
 def test_samples_fill_cells_as_often_as_log_prob_says(name):
     """Chi-squared over a grid of cells, each cell's probability by a fine midpoint rule."""
     density, cells, fine, n = coarse(name), 12, 12, 20_000
-    counts = np.histogram2d(*density.sample(n, seed=1).double().numpy().T, bins=cells, range=density.box)[0]
-    axes = [low + (high - low) * (torch.arange(cells * fine).double() + 0.5) / (cells * fine) for low, high in density.box]
+    counts = np.histogram2d(
+        *density.sample(n, seed=1).double().numpy().T, bins=cells, range=density.box
+    )[0]
+    axes = [
+        low + (high - low) * (torch.arange(cells * fine).double() + 0.5) / (cells * fine)
+        for low, high in density.box
+    ]
     area = math.prod(high - low for low, high in density.box) / (cells * fine) ** 2
-    p = density.log_prob(torch.cartesian_prod(*axes)).exp().view(cells, fine, cells, fine).sum((1, 3)).numpy() * area
+    p = (
+        density.log_prob(torch.cartesian_prod(*axes))
+        .exp()
+        .view(cells, fine, cells, fine)
+        .sum((1, 3))
+        .numpy()
+        * area
+    )
     kept = n * p >= 5
-    observed, expected = np.append(counts[kept], n - counts[kept].sum()), np.append(n * p[kept], n - n * p[kept].sum())
+    observed, expected = (
+        np.append(counts[kept], n - counts[kept].sum()),
+        np.append(n * p[kept], n - n * p[kept].sum()),
+    )
     used = expected > 1
     chi2 = ((observed - expected)[used] ** 2 / expected[used]).sum()
     assert stats.chi2.sf(chi2, used.sum() - 1) > 1e-4
@@ -183,8 +221,12 @@ def test_far_away_points_are_finite_and_fall_off_as_they_should(name):
 
 def test_rings_at_the_centre_and_far_out_follow_their_closed_form():
     noise = 0.08
-    centre, far = data.Rings(noise).log_prob(torch.tensor([[0.0, 0.0], [1e4, 0.0]], dtype=torch.float64))
-    assert centre.item() == pytest.approx(-0.5 / noise**2 - math.log(2 * math.pi * noise**2 * 3), rel=1e-9)
+    centre, far = data.Rings(noise).log_prob(
+        torch.tensor([[0.0, 0.0], [1e4, 0.0]], dtype=torch.float64)
+    )
+    assert centre.item() == pytest.approx(
+        -0.5 / noise**2 - math.log(2 * math.pi * noise**2 * 3), rel=1e-9
+    )
     assert far.item() == pytest.approx(-0.5 * ((1e4 - 3) / noise) ** 2, rel=1e-6)
 
 
@@ -198,7 +240,9 @@ def test_sinusoid_has_no_density_outside_its_interval_and_one_inside():
 @pytest.mark.parametrize("name", ["Sinusoid", "Checkerboard"])
 def test_samples_at_the_very_edge_still_have_a_density(monkeypatch, name, draw):
     """Rounding to float32 must not push a sample over a sharp edge: one would make a mean log-density infinite."""
-    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.full(size, draw, dtype=options.get("dtype")))
+    monkeypatch.setattr(
+        torch, "rand", lambda *size, **options: torch.full(size, draw, dtype=options.get("dtype"))
+    )
     density = DENSITIES[name]()
     assert density.log_prob(density.sample(20, seed=0)).isfinite().all()
 

@@ -7,9 +7,10 @@ from helpers import assert_close
 
 from flowlib import Flow, data, models
 from flowlib.batches import make_batches
-from flowlib.bijections import ActNorm, BatchNorm, Bijection, Chain, Diagonal, Logit
+from flowlib.bijections import Bijection, Chain, Diagonal, Logit
 from flowlib.coupling import AffineCoupling
 from flowlib.networks import MLP
+from flowlib.norms import ActNorm, BatchNorm
 from flowlib.training import DivergedError, fit
 
 MOONS = data.TwoMoons(noise=0.1)
@@ -23,11 +24,15 @@ def small_flow(context_features=0):
 
 
 def quick_fit(flow, points=POINTS, **settings):
-    return fit(flow, points, **({"steps": 12, "batch_size": 64, "seed": 0, "progress": False} | settings))
+    return fit(
+        flow, points, **({"steps": 12, "batch_size": 64, "seed": 0, "progress": False} | settings)
+    )
 
 
 def first_batch(flow, points):
-    return make_batches(flow, points, context=None, batch_size=64, validation=0, flip=False, seed=0)(0)[0]
+    return make_batches(
+        flow, points, context=None, batch_size=64, validation=0, flip=False, seed=0
+    )(0)[0]
 
 
 def same_state(first, second):
@@ -37,7 +42,11 @@ def same_state(first, second):
 
 # What a fit returns
 
-SOURCES = {"density": (MOONS, None), "tensor": (POINTS, None), "tensor with context": (POINTS, CONTEXT)}
+SOURCES = {
+    "density": (MOONS, None),
+    "tensor": (POINTS, None),
+    "tensor with context": (POINTS, CONTEXT),
+}
 every_source = pytest.mark.parametrize("source", SOURCES)
 
 
@@ -79,7 +88,9 @@ def test_training_changes_every_parameter():
     flow = small_flow()
     history = quick_fit(flow, snapshots=1)
     before = dict(history.snapshots[0].flow.named_parameters())
-    assert all(not torch.equal(parameter, before[name]) for name, parameter in flow.named_parameters())
+    assert all(
+        not torch.equal(parameter, before[name]) for name, parameter in flow.named_parameters()
+    )
 
 
 def test_first_loss_is_the_mean_nll_of_the_first_batch():
@@ -105,7 +116,7 @@ def test_every_actnorm_of_a_chain_starts_from_what_arrives_at_it():
         flow.bijection[0].log_scale.fill_(1.0)
         flow.bijection[2].log_scale.fill_(-2.0)
     history = quick_fit(flow, batch_size=300, snapshots=1)
-    for state in history.snapshots[0].flow.trace(POINTS)[2::2]:
+    for state in history.snapshots[0].flow.intermediates(POINTS)[2::2]:
         assert_close(state.std(0, correction=0), torch.ones(2), 1e-4)
 
 
@@ -119,17 +130,32 @@ def test_actnorm_that_is_initialised_is_not_started_again():
 
 @pytest.mark.parametrize(
     ("snapshots", "steps", "expected"),
-    [(0, 12, []), (1, 12, [0]), (2, 12, [0, 12]), (4, 12, [0, 4, 8, 12]), (3, 121, [0, 60, 121]), (9, 2, [0, 1, 2])],
+    [
+        (0, 12, []),
+        (1, 12, [0]),
+        (2, 12, [0, 12]),
+        (4, 12, [0, 4, 8, 12]),
+        (3, 121, [0, 60, 121]),
+        (9, 2, [0, 1, 2]),
+    ],
 )
-def test_snapshots_are_evenly_spaced_from_before_the_first_step_to_after_the_last(snapshots, steps, expected):
-    assert [snapshot.step for snapshot in quick_fit(small_flow(), steps=steps, snapshots=snapshots).snapshots] == expected
+def test_snapshots_are_evenly_spaced_from_before_the_first_step_to_after_the_last(
+    snapshots, steps, expected
+):
+    assert [
+        snapshot.step
+        for snapshot in quick_fit(small_flow(), steps=steps, snapshots=snapshots).snapshots
+    ] == expected
 
 
 def test_snapshots_are_copies_in_evaluation_mode_from_start_to_end():
     flow, start = small_flow(), small_flow()
     history = quick_fit(flow, snapshots=3)
     first, middle, last = (snapshot.flow for snapshot in history.snapshots)
-    assert all(torch.equal(a, b) for a, b in zip(first.bijection[1:].parameters(), start.bijection[1:].parameters()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.bijection[1:].parameters(), start.bijection[1:].parameters())
+    )
     assert same_state(last, flow)
     assert not same_state(middle, flow)
     for copy in (first, middle, last):
@@ -144,7 +170,9 @@ def test_a_short_run_closes_most_of_the_gap_to_the_truth():
     start = quick_fit(flow, MOONS, steps=400, batch_size=256, snapshots=1).snapshots[0].flow
     test = MOONS.sample(4_000, seed=99)
     with torch.no_grad():
-        gap_before, gap = ((MOONS.log_prob(test) - model.log_prob(test)).mean().item() for model in (start, flow))
+        gap_before, gap = (
+            (MOONS.log_prob(test) - model.log_prob(test)).mean().item() for model in (start, flow)
+        )
     assert gap_before > 0.8  # standardised moons against a Gaussian
     assert -0.01 < gap < 0.25
 
@@ -158,8 +186,13 @@ def test_a_conditional_flow_learns_to_use_its_context():
     flow = models.realnvp_2d(depth=4, hidden=(32,), context_features=2)
     quick_fit(flow, points, context=context, steps=300, batch_size=256, lr=1e-2)
     with torch.no_grad():
-        right, wrong = flow.log_prob(points, context).mean(), flow.log_prob(points, context.flip(0)).mean()
-    assert right > 0.0  # the true value is 2 (log 10) - log(2 pi e) = 1.77; without the context at best -2.8
+        right, wrong = (
+            flow.log_prob(points, context).mean(),
+            flow.log_prob(points, context.flip(0)).mean(),
+        )
+    assert (
+        right > 0.0
+    )  # the true value is 2 (log 10) - log(2 pi e) = 1.77; without the context at best -2.8
     assert wrong < right - 2
 
 
@@ -224,7 +257,9 @@ class Failing(Bijection):
 @pytest.mark.parametrize("where", ["output", "gradient"])
 def test_nan_ends_the_run_with_an_explanation_and_finite_weights(where, after):
     flow = Flow(Chain(Failing(after, where)), shape=(2,))
-    with pytest.raises(DivergedError, match=r"training diverged: .*learning rate .*lr=0.005") as caught:
+    with pytest.raises(
+        DivergedError, match=r"training diverged: .*learning rate .*lr=0.005"
+    ) as caught:
         quick_fit(flow, steps=120)
     assert all(parameter.isfinite().all() for parameter in flow.parameters())
     assert not flow.training
@@ -239,7 +274,9 @@ def test_the_explanation_names_the_step_at_which_the_loss_was_lost():
 
 @pytest.mark.parametrize("lr", [1.0, 10.0, 1e6])
 @pytest.mark.parametrize("steps", [100, 300])
-def test_a_learning_rate_that_is_too_high_never_ends_in_a_flow_far_worse_than_at_the_start(lr, steps):
+def test_a_learning_rate_that_is_too_high_never_ends_in_a_flow_far_worse_than_at_the_start(
+    lr, steps
+):
     """Either the run recovers by itself, or it says so and puts healthy weights back."""
     torch.manual_seed(0)
     flow = models.realnvp_2d(depth=4, hidden=(32,))
@@ -318,7 +355,16 @@ def test_a_density_that_draws_what_is_not_finite_is_refused(value):
         (3, MOONS, CONTEXT, "a context goes with a data tensor"),
         (3, MOONS, None, r"takes a context of shape \(64, 3\), got none"),
     ],
-    ids=["missing", "rows", "width", "list", "nan", "unexpected", "density and context", "density without"],
+    ids=[
+        "missing",
+        "rows",
+        "width",
+        "list",
+        "nan",
+        "unexpected",
+        "density and context",
+        "density without",
+    ],
 )
 def test_bad_context_is_refused(features, points, context, message):
     with pytest.raises(ValueError, match=message):

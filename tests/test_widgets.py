@@ -13,7 +13,9 @@ from PIL import Image
 from flowlib import data, models, training, widgets
 
 pytestmark = pytest.mark.filterwarnings("error")
-IMAGES = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,9 @@ def pixels():
 @pytest.fixture(scope="module")
 def history():
     flow = models.realnvp_2d(depth=2, hidden=(8,))
-    return training.fit(flow, data.TwoMoons(), steps=40, batch_size=32, snapshots=5, seed=0, progress=False)
+    return training.fit(
+        flow, data.TwoMoons(), steps=40, batch_size=32, snapshots=5, seed=0, progress=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +48,24 @@ def gallery(plane, points, pixels, history):
         "explore_layers": widgets.explore_layers(plane, points),
         "explore_latent": widgets.explore_latent(plane),
         "explore_training": widgets.explore_training(history),
-        "latent_sliders": widgets.latent_sliders(pixels, widgets.principal_directions(pixels, IMAGES, k=2), n=3),
+        "latent_sliders": widgets.latent_sliders(
+            pixels, widgets.principal_directions(pixels, IMAGES, k=2), n=3
+        ),
         "interpolate": widgets.interpolate(pixels, *IMAGES[:2]),
         "manifold": widgets.manifold(pixels, IMAGES),
         "explore_scales": widgets.explore_scales(pixels, *IMAGES[:2]),
     }
 
 
-NAMES = ["explore_layers", "explore_latent", "explore_training", "latent_sliders", "interpolate", "manifold", "explore_scales"]
+NAMES = [
+    "explore_layers",
+    "explore_latent",
+    "explore_training",
+    "latent_sliders",
+    "interpolate",
+    "manifold",
+    "explore_scales",
+]
 every_explorer = pytest.mark.parametrize("name", NAMES)
 
 
@@ -71,7 +85,9 @@ def test_each_control_at_both_ends_and_in_the_middle(gallery, name):
     w = gallery[name]
     for control in w.controls.values():
         if is_slider(control):
-            middle = control.min + round((control.max - control.min) / 2 / control.step) * control.step
+            middle = (
+                control.min + round((control.max - control.min) / 2 / control.step) * control.step
+            )
             values = [control.min, control.max, type(control.value)(middle)]
         else:
             values = getattr(control, "options", [])
@@ -154,7 +170,7 @@ def test_a_slow_picture_waits_until_the_slider_is_let_go(plane, monkeypatch):
 
 
 def test_layers_show_the_trace_and_straight_lines_in_between(plane, points):
-    w, states = widgets.explore_layers(plane, points), plane.trace(points)
+    w, states = widgets.explore_layers(plane, points), plane.intermediates(points)
     assert w.controls["layer"].max == len(plane.bijection) == 4
     for k, state in enumerate(states):
         w.controls["layer"].value = k
@@ -193,8 +209,12 @@ def test_latent_shows_its_point_its_jacobian_and_log_det(plane):
             x, log_det = plane.inverse(z)
         assert_close(w.state["x"], x[0], 1e-6)
         assert w.state["log_det"] == pytest.approx(log_det.item(), abs=1e-6)
-        assert w.state["log_det"] == pytest.approx(torch.linalg.slogdet(w.state["jacobian"]).logabsdet.item(), abs=1e-4)
-        assert w.state["log_det"] == pytest.approx(log_slope(lambda z: plane.inverse(z)[0], z).item(), abs=1e-4)
+        assert w.state["log_det"] == pytest.approx(
+            torch.linalg.slogdet(w.state["jacobian"]).logabsdet.item(), abs=1e-4
+        )
+        assert w.state["log_det"] == pytest.approx(
+            log_slope(lambda z: plane.inverse(z)[0], z).item(), abs=1e-4
+        )
 
 
 def test_the_ellipse_is_what_becomes_of_a_small_circle(plane):
@@ -220,7 +240,9 @@ def test_training_shows_every_snapshot(history):
 
 
 def test_principal_directions_are_those_of_a_gaussian():
-    flow = models.realnvp_mlp((1, 2, 2), depth=1, hidden=(4,))  # the identity but for dequantisation and logit
+    flow = models.realnvp_mlp(
+        (1, 2, 2), depth=1, hidden=(4,)
+    )  # the identity but for dequantisation and logit
     images = torch.randint(256, (300, 1, 2, 2), dtype=torch.uint8)
     images[:, 0, 0, 0] = 128
     directions = widgets.principal_directions(flow, images, k=3)
@@ -236,7 +258,11 @@ def test_directions_are_added_to_latents_and_decoded(pixels):
     assert list(w.controls) == ["ink", "slant", "temperature", "seed"]
     for name, value in [("ink", 2.0), ("slant", -1.0), ("temperature", 0.5), ("seed", 7)]:
         w.controls[name].value = value
-    z = 0.5 * torch.randn(3, 64, generator=torch.Generator().manual_seed(7)) + 2 * directions["ink"] - directions["slant"]
+    z = (
+        0.5 * torch.randn(3, 64, generator=torch.Generator().manual_seed(7))
+        + 2 * directions["ink"]
+        - directions["slant"]
+    )
     assert_close(w.state["z"], z, 1e-5)
     with torch.no_grad():
         assert torch.equal(w.state["images"], pixels.inverse(w.state["z"])[0])
@@ -273,7 +299,9 @@ def test_manifold_is_equation_19(pixels):
         assert (w.state["image"].int() - IMAGES[corner].int()).abs().max() <= 1
     w.controls["phi"].value, w.controls["phi_prime"].value = 30, 200
     (c, s), (c_prime, s_prime) = ((math.cos(a), math.sin(a)) for a in map(math.radians, (30, 200)))
-    assert_close(w.state["z"], c * (c_prime * z1 + s_prime * z2) + s * (c_prime * z3 + s_prime * z4), 1e-5)
+    assert_close(
+        w.state["z"], c * (c_prime * z1 + s_prime * z2) + s * (c_prime * z3 + s_prime * z4), 1e-5
+    )
     assert w.state["weights"].square().sum() == pytest.approx(1)
 
 
@@ -303,7 +331,10 @@ def test_all_scales_of_one_image_give_that_image(pixels):
 
 
 def test_without_another_image_there_is_nothing_to_take_from_it(pixels):
-    assert widgets.explore_scales(pixels, IMAGES[0]).controls["source 2"].options == ("keep", "draw anew")
+    assert widgets.explore_scales(pixels, IMAGES[0]).controls["source 2"].options == (
+        "keep",
+        "draw anew",
+    )
 
 
 # Errors, in the cell
@@ -312,30 +343,86 @@ def test_without_another_image_there_is_nothing_to_take_from_it(pixels):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda f, g, h: widgets.explore_layers("moons", torch.zeros(3, 2)), "explore_layers takes a Flow, got str"),
-        (lambda f, g, h: widgets.explore_layers(g, IMAGES), r"for flows of points in the plane, shape \(2,\), got a flow of shape \(1, 8, 8\)"),
-        (lambda f, g, h: widgets.explore_layers(f, torch.zeros(3, 3)), r"data of shape \(B, 2\), got \(3, 3\)"),
+        (
+            lambda f, g, h: widgets.explore_layers("moons", torch.zeros(3, 2)),
+            "explore_layers takes a Flow, got str",
+        ),
+        (
+            lambda f, g, h: widgets.explore_layers(g, IMAGES),
+            r"for flows of points in the plane, shape \(2,\), got a flow of shape \(1, 8, 8\)",
+        ),
+        (
+            lambda f, g, h: widgets.explore_layers(f, torch.zeros(3, 3)),
+            r"data of shape \(B, 2\), got \(3, 3\)",
+        ),
         (lambda f, g, h: widgets.explore_layers(f, torch.zeros(0, 2)), "the batch is empty"),
-        (lambda f, g, h: widgets.explore_layers(f, torch.full((3, 2), math.nan)), "3 of 3 data points hold NaN"),
-        (lambda f, g, h: widgets.explore_latent(g), "explore_latent is for flows of points in the plane"),
-        (lambda f, g, h: widgets.explore_training(training.History(loss=[1.0])), r"snapshots: training.fit\(..., snapshots=12\)"),
+        (
+            lambda f, g, h: widgets.explore_layers(f, torch.full((3, 2), math.nan)),
+            "3 of 3 data points hold NaN",
+        ),
+        (
+            lambda f, g, h: widgets.explore_latent(g),
+            "explore_latent is for flows of points in the plane",
+        ),
+        (
+            lambda f, g, h: widgets.explore_training(training.History(loss=[1.0])),
+            r"snapshots: training.fit\(..., snapshots=12\)",
+        ),
         (lambda f, g, h: widgets.explore_training(f), "needs a history with snapshots"),
-        (lambda f, g, h: widgets.explore_training(h, n=0), "n must be a whole number of at least 1"),
-        (lambda f, g, h: widgets.latent_sliders(f, torch.ones(1, 2)), r"for flows of uint8 images \(C, H, W\), got a flow of shape \(2,\)"),
-        (lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 63)), r"finite vectors of 64 latents, got \(63,\) for 'direction 1'"),
-        (lambda f, g, h: widgets.latent_sliders(g, {"ink": torch.full((64,), math.inf)}), r"finite vectors of 64 latents, got \(64,\) for 'ink'"),
+        (
+            lambda f, g, h: widgets.explore_training(h, n=0),
+            "n must be a whole number of at least 1",
+        ),
+        (
+            lambda f, g, h: widgets.latent_sliders(f, torch.ones(1, 2)),
+            r"for flows of uint8 images \(C, H, W\), got a flow of shape \(2,\)",
+        ),
+        (
+            lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 63)),
+            r"finite vectors of 64 latents, got \(63,\) for 'direction 1'",
+        ),
+        (
+            lambda f, g, h: widgets.latent_sliders(g, {"ink": torch.full((64,), math.inf)}),
+            r"finite vectors of 64 latents, got \(64,\) for 'ink'",
+        ),
         (lambda f, g, h: widgets.latent_sliders(g, {"ink": [1.0] * 64}), "got list for 'ink'"),
-        (lambda f, g, h: widgets.latent_sliders(g, {"seed": torch.ones(64)}), "directions may not be called 'temperature' or 'seed'"),
+        (
+            lambda f, g, h: widgets.latent_sliders(g, {"seed": torch.ones(64)}),
+            "directions may not be called 'temperature' or 'seed'",
+        ),
         (lambda f, g, h: widgets.latent_sliders(g, {}), "at least one direction"),
-        (lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), n=0), "n must be a whole number of at least 1"),
-        (lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), IMAGES.float()), "takes uint8 images, got torch.float32"),
+        (
+            lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), n=0),
+            "n must be a whole number of at least 1",
+        ),
+        (
+            lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), IMAGES.float()),
+            "takes uint8 images, got torch.float32",
+        ),
         (lambda f, g, h: widgets.principal_directions(g, IMAGES[:1]), "at least 2 images, got 1"),
-        (lambda f, g, h: widgets.interpolate(g, IMAGES[0], IMAGES), r"images of shape \(1, 8, 8\), got \(1, 8, 8\), \(4, 1, 8, 8\)"),
+        (
+            lambda f, g, h: widgets.interpolate(g, IMAGES[0], IMAGES),
+            r"images of shape \(1, 8, 8\), got \(1, 8, 8\), \(4, 1, 8, 8\)",
+        ),
         (lambda f, g, h: widgets.interpolate(g, IMAGES[0], "7"), r"got \(1, 8, 8\), str"),
-        (lambda f, g, h: widgets.interpolate(g, *IMAGES[:2].float()), "takes uint8 images, got torch.float32"),
-        (lambda f, g, h: widgets.manifold(g, IMAGES[:3]), r"manifold takes 4 images of shape \(1, 8, 8\), got"),
-        (lambda f, g, h: widgets.explore_scales(f, *IMAGES[:2]), "explore_scales takes single images of shape"),
-        (lambda f, g, h: widgets.explore_scales(models.realnvp_mlp((1, 8, 8), hidden=(4,)), IMAGES[0]), "one with a MultiScale layer"),
+        (
+            lambda f, g, h: widgets.interpolate(g, *IMAGES[:2].float()),
+            "takes uint8 images, got torch.float32",
+        ),
+        (
+            lambda f, g, h: widgets.manifold(g, IMAGES[:3]),
+            r"manifold takes 4 images of shape \(1, 8, 8\), got",
+        ),
+        (
+            lambda f, g, h: widgets.explore_scales(f, *IMAGES[:2]),
+            "explore_scales takes single images of shape",
+        ),
+        (
+            lambda f, g, h: widgets.explore_scales(
+                models.realnvp_mlp((1, 8, 8), hidden=(4,)), IMAGES[0]
+            ),
+            "one with a MultiScale layer",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(plane, pixels, history, call, text):
@@ -344,6 +431,12 @@ def test_bad_arguments_are_refused(plane, pixels, history, call, text):
 
 
 def test_stored_update_times_meet_their_target():
-    stored = json.loads((Path(widgets.__file__).resolve().parents[2] / "benchmarks" / "results" / "widgets.json").read_text())
+    stored = json.loads(
+        (
+            Path(widgets.__file__).resolve().parents[2] / "benchmarks" / "results" / "widgets.json"
+        ).read_text()
+    )
     assert {row["explorer"] for row in stored["rows"]} == set(NAMES)
-    assert [row for row in stored["rows"] if row["target_ms"] and row["median_ms"] > row["target_ms"]] == []
+    assert [
+        row for row in stored["rows"] if row["target_ms"] and row["median_ms"] > row["target_ms"]
+    ] == []

@@ -4,4 +4,16 @@ from .faces import ATTRIBUTES, draw_faces
 from .images import ImageSet, load
 from .toys import Banana, Checkerboard, Density, Rings, Sinusoid, TwoMoons, TwoSpirals
 
-__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana", "ImageSet", "load", "ATTRIBUTES", "draw_faces"]
+__all__ = [
+    "Density",
+    "TwoMoons",
+    "Sinusoid",
+    "Checkerboard",
+    "TwoSpirals",
+    "Rings",
+    "Banana",
+    "ImageSet",
+    "load",
+    "ATTRIBUTES",
+    "draw_faces",
+]

@@ -19,7 +19,11 @@ from tqdm.auto import tqdm
 from .npy import append
 
 HOME = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-FOLDERS = [Path(outer, inner) for outer in ("", "celeba") for inner in ("img_align_celeba", "img_align_celeba/img_align_celeba")]
+FOLDERS = [
+    Path(outer, inner)
+    for outer in ("", "celeba")
+    for inner in ("img_align_celeba", "img_align_celeba/img_align_celeba")
+]
 CROP, CHUNK = 148, 1_000
 
 
@@ -33,39 +37,70 @@ def survey(root):
 
     Raises FileNotFoundError where there are no images, ValueError for lists that are damaged or lack an image.
     """
-    folder, files = next(((root / f, files) for f in FOLDERS if (files := image_files(root / f))), (None, []))
+    folder, files = next(
+        ((root / f, files) for f in FOLDERS if (files := image_files(root / f))), (None, [])
+    )
     if not files:
         raise FileNotFoundError(
             f"there are no images in {root / FOLDERS[0]}. Make that folder and put CelebA's aligned JPEGs into it "
             f"(img_align_celeba.zip, with list_eval_partition.txt and list_attr_celeba.txt beside it, from {HOME}; any aligned "
             'faces will do); or take data.load("celeba", standin=True): procedural faces of the same shape.'
         )
-    attributes, labels = read_list("list_attr_celeba", {"-1": 0, "1": 1}, folder, root, files) or ([], dict.fromkeys(files, b""))
-    _, parts = read_list("list_eval_partition", {"0": 0, "1": 1, "2": 2}, folder, root, files) or ([], None)
+    attributes, labels = read_list("list_attr_celeba", {"-1": 0, "1": 1}, folder, root, files) or (
+        [],
+        dict.fromkeys(files, b""),
+    )
+    _, parts = read_list("list_eval_partition", {"0": 0, "1": 1, "2": 2}, folder, root, files) or (
+        [],
+        None,
+    )
     if parts:
-        train, test = sorted((f for f in files if parts[f] < b"\2"), key=parts.get), [f for f in files if parts[f] == b"\2"]
+        train, test = (
+            sorted((f for f in files if parts[f] < b"\2"), key=parts.get),
+            [f for f in files if parts[f] == b"\2"],
+        )
     else:
         cut = min(len(files) * 9 // 10, len(files) - 1)
         train, test = files[:cut], files[cut:]
     if not (train and test):
-        raise ValueError(f"{folder} has {len(train)} training and {len(test)} test images: there must be some of each")
+        raise ValueError(
+            f"{folder} has {len(train)} training and {len(test)} test images: there must be some of each"
+        )
 
     def table(files):
-        return np.frombuffer(b"".join(labels[f] for f in files), np.uint8).reshape(len(files), len(attributes))
+        return np.frombuffer(b"".join(labels[f] for f in files), np.uint8).reshape(
+            len(files), len(attributes)
+        )
 
     return folder, attributes, {"train": (train, table(train)), "test": (test, table(test))}
 
 
 def image_files(folder):
     """The names of the images in a folder, sorted; none if there is no such folder. Hidden files don't count."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file()) if folder.is_dir() else []
-    return [name for name in names if name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")]
+    names = (
+        sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        if folder.is_dir()
+        else []
+    )
+    return [
+        name
+        for name in names
+        if name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")
+    ]
 
 
 def read_list(name, codes, folder, root, files):
     """The columns of one of CelebA's lists and {image: its values as bytes}, or None where there is no such list."""
     places = [place for place in (folder, *folder.parents) if place.is_relative_to(root)]
-    path = next((p for place in places for end in (".txt", ".csv") if (p := place / (name + end)).is_file()), None)
+    path = next(
+        (
+            p
+            for place in places
+            for end in (".txt", ".csv")
+            if (p := place / (name + end)).is_file()
+        ),
+        None,
+    )
     if path is None:
         return None
     try:
@@ -76,17 +111,25 @@ def read_list(name, codes, folder, root, files):
                 columns = next(rows)[1:]
             elif name == "list_attr_celeba":
                 (count,), columns = next(rows), next(rows)
-            table = {image: bytes(codes[value.strip()] for value in values) for image, *values in rows}
+            table = {
+                image: bytes(codes[value.strip()] for value in values) for image, *values in rows
+            }
         if count and int(count) != len(table):
             raise ValueError(f"{len(table)} lines where it says {count}")
-        wrong = next((image for image, values in table.items() if len(values) != len(columns)), None)
+        wrong = next(
+            (image for image, values in table.items() if len(values) != len(columns)), None
+        )
         if wrong:
             raise ValueError(f"{len(table[wrong])} values for {wrong}, and {len(columns)} columns")
     except (ValueError, KeyError, StopIteration, csv.Error) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); get it anew, or move it away to do without") from error
+        raise ValueError(
+            f"{path} is damaged ({error!r}); get it anew, or move it away to do without"
+        ) from error
     missing = [image for image in files if image not in table]
     if missing:
-        raise ValueError(f"{path} lacks {len(missing)} of the {len(files)} images in {folder}, the first is {missing[0]}")
+        raise ValueError(
+            f"{path} lacks {len(missing)} of the {len(files)} images in {folder}, the first is {missing[0]}"
+        )
     return columns, table
 
 
@@ -109,7 +152,9 @@ def crop_box(W, H):
     """Left, top, right and bottom of the square that is kept, in (fractions of) pixels."""
     scale = min(W, H) / 178
     aligned = abs(W / H - 178 / 218) < 0.01
-    left, top = (15 * scale, 40 * scale) if aligned else ((W - CROP * scale) / 2, (H - CROP * scale) / 2)
+    left, top = (
+        (15 * scale, 40 * scale) if aligned else ((W - CROP * scale) / 2, (H - CROP * scale) / 2)
+    )
     return left, top, left + CROP * scale, top + CROP * scale
 
 
@@ -152,7 +197,10 @@ def build(found, work, size, limit):
     """Fill the folder `work`, as far as that is not done yet, and return {unreadable image: reason}."""
     folder, attributes, splits = found
     record = work / "record.json"
-    contents = [[names, [os.path.getsize(folder / name) for name in names], labels.tobytes().hex()] for names, labels in splits.values()]
+    contents = [
+        [names, [os.path.getsize(folder / name) for name in names], labels.tobytes().hex()]
+        for names, labels in splits.values()
+    ]
     plan = hashlib.sha256(json.dumps([attributes, contents]).encode()).hexdigest()
     state = {}
     with contextlib.suppress(OSError, ValueError):
@@ -161,18 +209,36 @@ def build(found, work, size, limit):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         (work / "attributes.json").write_text(json.dumps(attributes))
-        state = {"plan": plan, "skipped": {}, "train": [0, 0], "test": [0, 0]}  # images looked at, images kept
+        state = {
+            "plan": plan,
+            "skipped": {},
+            "train": [0, 0],
+            "test": [0, 0],
+        }  # images looked at, images kept
     total = sum(min(len(names), limit or len(names)) for names, _ in splits.values())
-    bar = tqdm(total=total, initial=state["train"][1] + state["test"][1], desc="preparing CelebA", unit=" images")
+    bar = tqdm(
+        total=total,
+        initial=state["train"][1] + state["test"][1],
+        desc="preparing CelebA",
+        unit=" images",
+    )
     with bar, ThreadPoolExecutor() as pool:
         for split, (names, labels) in splits.items():
             seen, kept = state[split]
             while seen < len(names) and kept < (limit or len(names)):
                 chunk = slice(seen, seen + min(CHUNK, (limit or len(names)) - kept))
-                results = list(pool.map(lambda name: picture_or_reason(folder / name, size), names[chunk]))
-                bad = {name: result for name, result in zip(names[chunk], results) if isinstance(result, str)}
+                results = list(
+                    pool.map(lambda name: picture_or_reason(folder / name, size), names[chunk])
+                )
+                bad = {
+                    name: result
+                    for name, result in zip(names[chunk], results)
+                    if isinstance(result, str)
+                }
                 good = np.array([not isinstance(result, str) for result in results])
-                images = np.array([result for result in results if not isinstance(result, str)], np.uint8).reshape(-1, 3, size, size)
+                images = np.array(
+                    [result for result in results if not isinstance(result, str)], np.uint8
+                ).reshape(-1, 3, size, size)
                 append(work / f"{split}_images.npy", images, kept)
                 append(work / f"{split}_labels.npy", labels[chunk][good], kept)
                 seen, kept = seen + len(results), kept + len(images)
@@ -183,5 +249,7 @@ def build(found, work, size, limit):
             if not kept:
                 shutil.rmtree(work)
                 reason = state["skipped"][names[0]]
-                raise ValueError(f"none of the {seen} images of the {split} split in {folder} can be read; {names[0]}: {reason}")
+                raise ValueError(
+                    f"none of the {seen} images of the {split} split in {folder} can be read; {names[0]}: {reason}"
+                )
     return state["skipped"]

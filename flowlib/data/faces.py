@@ -23,9 +23,29 @@ def rgb(*colours):
     return torch.tensor(colours).view(-1, 3, 1, 1)
 
 
-SKIN = rgb((0.98, 0.86, 0.78), (0.94, 0.76, 0.64), (0.80, 0.59, 0.44), (0.60, 0.41, 0.29), (0.40, 0.26, 0.19))  # evenly along the tone
-HAIR = rgb((0.11, 0.09, 0.09), (0.25, 0.16, 0.11), (0.44, 0.28, 0.17), (0.64, 0.31, 0.15), (0.84, 0.68, 0.44), (0.72, 0.71, 0.70))
-HAIR_SHARES = (0.24, 0.22, 0.15, 0.12, 0.16, 0.11)  # black and dark brown, which make "dark_hair"; brown, red, blond, grey
+SKIN = rgb(
+    (0.98, 0.86, 0.78),
+    (0.94, 0.76, 0.64),
+    (0.80, 0.59, 0.44),
+    (0.60, 0.41, 0.29),
+    (0.40, 0.26, 0.19),
+)  # evenly along the tone
+HAIR = rgb(
+    (0.11, 0.09, 0.09),
+    (0.25, 0.16, 0.11),
+    (0.44, 0.28, 0.17),
+    (0.64, 0.31, 0.15),
+    (0.84, 0.68, 0.44),
+    (0.72, 0.71, 0.70),
+)
+HAIR_SHARES = (
+    0.24,
+    0.22,
+    0.15,
+    0.12,
+    0.16,
+    0.11,
+)  # black and dark brown, which make "dark_hair"; brown, red, blond, grey
 IRIS = rgb((0.30, 0.18, 0.10), (0.42, 0.28, 0.14), (0.36, 0.45, 0.30), (0.32, 0.48, 0.62))
 IRIS_SHARES = (0.40, 0.25, 0.15, 0.20)  # dark brown, brown, green, blue
 
@@ -76,11 +96,25 @@ def invent_people(count, rng):
         hue = between(0, 1) + rgb((0, 1 / 3, 2 / 3))
         return between(low, high) + between(0.02, saturation) * torch.cos(2 * math.pi * hue)
 
-    p = SimpleNamespace(smile=between(-1, 1), yaw=between(-0.35, 0.35), pitch=between(-0.08, 0.08), tilt=between(-0.12, 0.12))
+    p = SimpleNamespace(
+        smile=between(-1, 1),
+        yaw=between(-0.35, 0.35),
+        pitch=between(-0.08, 0.08),
+        tilt=between(-0.12, 0.12),
+    )
     p.centre_x, p.centre_y = between(-0.05, 0.05), between(-0.05, 0.02)
     p.width, p.height, p.jaw = between(0.51, 0.57), between(0.65, 0.72), between(-0.14, 0.12)
-    p.eye_apart, p.eye_width, p.eye_open, p.gaze = between(0.37, 0.42), between(0.165, 0.195), between(0.075, 0.100), between(-0.03, 0.03)
-    p.brow_arch, p.brow_height, p.brow_weight = between(0.02, 0.07), between(0.20, 0.25), between(0.018, 0.036)
+    p.eye_apart, p.eye_width, p.eye_open, p.gaze = (
+        between(0.37, 0.42),
+        between(0.165, 0.195),
+        between(0.075, 0.100),
+        between(-0.03, 0.03),
+    )
+    p.brow_arch, p.brow_height, p.brow_weight = (
+        between(0.02, 0.07),
+        between(0.20, 0.25),
+        between(0.018, 0.036),
+    )
     p.nose_length, p.nose_width = between(0.25, 0.32), between(0.11, 0.15)
     p.mouth_width, p.lips, p.lipstick = between(0.28, 0.36), between(0.040, 0.070), between(0, 0.6)
 
@@ -88,17 +122,37 @@ def invent_people(count, rng):
     p.bald, p.long_hair = cut < 0.14, cut > 0.55
     p.hair_end = torch.where(p.long_hair, between(0.5, 1.5), between(0.0, 0.15))
     p.hair_sides = torch.where(p.long_hair, between(2.0, 3.5), between(0.6, 0.9))
-    p.hairline, p.parting, p.volume, p.curl = between(-0.68, -0.42), between(-0.35, 0.35), between(1.08, 1.22), between(0, 1).square()
+    p.hairline, p.parting, p.volume, p.curl = (
+        between(-0.68, -0.42),
+        between(-0.35, 0.35),
+        between(1.08, 1.22),
+        between(0, 1).square(),
+    )
     p.beard, p.beard_density = (between(0, 1) < 0.4) & ~p.long_hair, between(0.45, 0.90)
-    p.glasses, p.lens, p.squareness, p.frame = between(0, 1) < 0.35, between(0.26, 0.30), between(0, 1), between(0.02, 0.35, 3)
+    p.glasses, p.lens, p.squareness, p.frame = (
+        between(0, 1) < 0.35,
+        between(0.26, 0.30),
+        between(0, 1),
+        between(0.02, 0.35, 3),
+    )
 
     tone = between(0, len(SKIN) - 1.001)
     lighter = tone.long().flatten()
     p.skin = SKIN[lighter].lerp(SKIN[lighter + 1], tone.frac()) * between(0.97, 1.03, 3)
     hair = one_of(HAIR_SHARES)
-    hair[(tone.flatten() > 2.5) & ((hair == 3) | (hair == 4))] = 2  # red and blond go with lighter skin
-    p.hair, p.iris, p.blush = HAIR[hair] * between(0.85, 1.15), IRIS[one_of(IRIS_SHARES)], between(0.05, 0.35)
-    p.clothes, p.backdrop, p.backdrop_below = colourful(0.2, 0.75, 0.2), colourful(0.5, 0.85, 0.1), colourful(0.4, 0.8, 0.1)
+    hair[(tone.flatten() > 2.5) & ((hair == 3) | (hair == 4))] = (
+        2  # red and blond go with lighter skin
+    )
+    p.hair, p.iris, p.blush = (
+        HAIR[hair] * between(0.85, 1.15),
+        IRIS[one_of(IRIS_SHARES)],
+        between(0.05, 0.35),
+    )
+    p.clothes, p.backdrop, p.backdrop_below = (
+        colourful(0.2, 0.75, 0.2),
+        colourful(0.5, 0.85, 0.1),
+        colourful(0.4, 0.8, 0.1),
+    )
     p.light = between(0.3, 1) * between(-1, 1).sign()  # from the left (negative) or the right
 
     p.smiling, p.facing_left, p.dark_hair = p.smile > 0, p.yaw > 0, hair < 2
@@ -112,13 +166,29 @@ def paint(p, size):
     c = Canvas(x=axis.view(1, 1, 1, -1), y=axis.view(1, 1, -1, 1), pixel=2.4 / size, soft=4 / size)
     dx, dy = c.x - p.centre_x, c.y - p.centre_y
     c.v = (dy * p.tilt.cos() - dx * p.tilt.sin()) / p.height
-    c.u = (dx * p.tilt.cos() + dy * p.tilt.sin()) / (p.width * (1 - p.jaw * c.v.clamp(min=0).square()))
+    c.u = (dx * p.tilt.cos() + dy * p.tilt.sin()) / (
+        p.width * (1 - p.jaw * c.v.clamp(min=0).square())
+    )
     c.bulge = (1 - c.u.square() - c.v.square()).clamp_(min=0)
     c.X, c.Y = c.u * p.yaw.cos() + c.bulge * p.yaw.sin(), c.v + c.bulge * p.pitch
     c.head = ellipse(c.u, c.v, 1, 1, c.soft)
     c.ex, c.ey = c.X.abs() - p.eye_apart, c.Y + 0.02  # seen from an eye, both eyes at once
     c.curls = p.curl * torch.cos(15 * c.u) * torch.cos(11 * c.v + 6 * c.u.square())
-    for part in (backdrop, clothes, ears, hair_behind, neck, skin, beard, eyes, brows, nose, mouth, glasses, hair_in_front):
+    for part in (
+        backdrop,
+        clothes,
+        ears,
+        hair_behind,
+        neck,
+        skin,
+        beard,
+        eyes,
+        brows,
+        nose,
+        mouth,
+        glasses,
+        hair_in_front,
+    ):
         part(p, c)
     return c.image
 
@@ -155,7 +225,9 @@ def spot(x, y, width, height):
 
 
 def backdrop(p, c):
-    c.image = torch.lerp(p.backdrop, p.backdrop_below, (c.y + 0.4 * p.light * c.x + 1.4) / 2.8) + 0.10 * spot(c.x, c.y, 1.3, 1.3)
+    c.image = torch.lerp(
+        p.backdrop, p.backdrop_below, (c.y + 0.4 * p.light * c.x + 1.4) / 2.8
+    ) + 0.10 * spot(c.x, c.y, 1.3, 1.3)
 
 
 def clothes(p, c):
@@ -172,7 +244,9 @@ def ears(p, c):
 def hair_behind(p, c):
     above, below = (-c.v).clamp(min=0) / p.volume, (c.v - p.hair_end + 0.25).clamp(min=0) / 0.25
     width = 1.03 + 0.4 * (p.volume - 1) + 0.10 * p.long_hair * (1 + c.v.clamp(-1, 1))
-    distance = ((c.u / width).square() + above.square() + below.square()).sqrt() - 1 + 0.05 * c.curls
+    distance = (
+        ((c.u / width).square() + above.square() + below.square()).sqrt() - 1 + 0.05 * c.curls
+    )
     c.add(inside(distance, c.soft) * ~p.bald, p.hair * (0.75 - 0.15 * c.v + 0.05 * c.curls))
 
 
@@ -194,7 +268,10 @@ def skin(p, c):
 def beard(p, c):
     jaw = ellipse(c.u, c.v, 1.02, 1.04, c.soft)
     cheek = 0.43 - 0.40 * c.X.square().square() - c.Y
-    c.add(jaw * inside(cheek, 0.16) * p.beard_density * p.beard, p.hair * (1.0 - 0.25 * c.v + 0.15 * p.light * c.u))
+    c.add(
+        jaw * inside(cheek, 0.16) * p.beard_density * p.beard,
+        p.hair * (1.0 - 0.25 * c.v + 0.15 * p.light * c.u),
+    )
 
 
 def eyes(p, c):
@@ -205,7 +282,10 @@ def eyes(p, c):
     x, y = c.ex * c.X.sign() - p.gaze - 0.1 * p.yaw, c.ey * (p.height / p.width)
     c.add(almond * ellipse(x, y, 0.115, 0.115, c.soft), p.iris)
     c.add(almond * ellipse(x, y, 0.055, 0.055, c.soft), rgb((0.06, 0.06, 0.06)))
-    c.add(0.9 * ellipse(x - 0.035 * p.light.sign(), y + 0.04, 0.025, 0.025, c.soft), rgb((1.0, 1.0, 1.0)))
+    c.add(
+        0.9 * ellipse(x - 0.035 * p.light.sign(), y + 0.04, 0.025, 0.025, c.soft),
+        rgb((1.0, 1.0, 1.0)),
+    )
     c.add(0.8 * inside((c.ey + 0.01 + lid).abs() - 0.014, c.soft) * (lid > 0), p.skin * 0.18)
 
 
@@ -228,9 +308,15 @@ def mouth(p, c):
     bow = (1 - x.square()).clamp(min=-1)  # 1 in the middle, 0 in the corners
     y = c.Y - 0.56 - (0.06 + 0.04 * p.smile + 0.09 * p.smile.clamp(min=0)) * (bow - 0.6)
     gap, between_corners = 0.10 * (p.smile - 0.2).clamp(min=0), (4 * bow).clamp(0, 1)
-    rose = torch.lerp(p.skin * rgb((0.86, 0.62, 0.58)), rgb((0.75, 0.25, 0.28)), p.lipstick * ~p.beard)
+    rose = torch.lerp(
+        p.skin * rgb((0.86, 0.62, 0.58)), rgb((0.75, 0.25, 0.28)), p.lipstick * ~p.beard
+    )
     c.shade(0.18 * spot(x, y - 0.14 - gap, 0.8, 0.07))
-    c.add(between_corners * inside(torch.maximum(-y - (gap + p.lips) * bow, y - (gap + 1.3 * p.lips) * bow), c.soft), rose)
+    c.add(
+        between_corners
+        * inside(torch.maximum(-y - (gap + p.lips) * bow, y - (gap + 1.3 * p.lips) * bow), c.soft),
+        rose,
+    )
     c.add(between_corners * inside(y.abs() - gap * bow - 0.006, c.soft), rose * 0.4)
     teeth = inside((y + 0.2 * gap).abs() - 0.75 * gap * bow, c.soft)
     c.add(between_corners * teeth * (gap > 0), rgb((0.97, 0.96, 0.93)))
@@ -238,17 +324,33 @@ def mouth(p, c):
 
 def glasses(p, c):
     x, y = (c.ex / p.lens).square(), ((c.ey - 0.03) / (0.78 * p.lens)).square()
-    rim = (torch.lerp((x + y).sqrt(), (x.square() + y.square()).sqrt().sqrt(), p.squareness) - 1) * p.lens
+    rim = (
+        torch.lerp((x + y).sqrt(), (x.square() + y.square()).sqrt().sqrt(), p.squareness) - 1
+    ) * p.lens
     c.add(0.10 * inside(rim, c.soft) * p.glasses, rgb((1.0, 1.0, 1.0)))
     bar = ((c.ey + 0.05).abs() - 0.012).maximum(-rim).maximum(c.u.abs() - 1)
     c.add(0.9 * inside(torch.minimum(rim.abs() - 0.020, bar), c.soft) * p.glasses, p.frame)
 
 
 def hair_in_front(p, c):
-    width = 1 + 0.7 * (p.volume - 1) * (0.2 - c.v).clamp(0, 1)  # close to the head from the ears down
+    width = 1 + 0.7 * (p.volume - 1) * (0.2 - c.v).clamp(
+        0, 1
+    )  # close to the head from the ears down
     crown = torch.hypot(c.u / width, c.v / p.volume) - 1 + 0.05 * c.curls
-    strands = (1 - p.curl) * torch.cos(36 * (c.X - p.parting) / (c.Y + 1.8).clamp(min=0.3))  # they fan out from the crown
-    brink = c.Y - p.hairline - p.hair_sides * c.X.square() ** 3 - p.parting * c.X + 0.10 * c.curls + 0.025 * strands
+    strands = (1 - p.curl) * torch.cos(
+        36 * (c.X - p.parting) / (c.Y + 1.8).clamp(min=0.3)
+    )  # they fan out from the crown
+    brink = (
+        c.Y
+        - p.hairline
+        - p.hair_sides * c.X.square() ** 3
+        - p.parting * c.X
+        + 0.10 * c.curls
+        + 0.025 * strands
+    )
     c.shade(0.22 * c.head * inside(brink, 0.30) * ~p.bald)  # the hair's shadow
     gloss = 0.90 + 0.30 * spot(c.u - 0.35 * p.light, c.v + 0.72, 0.7, 0.30) + 0.12 * p.light * c.u
-    c.add(inside(crown, c.soft) * inside(brink, 1.2 * c.soft) * ~p.bald, p.hair * (gloss + 0.06 * strands + 0.15 * c.curls))
+    c.add(
+        inside(crown, c.soft) * inside(brink, 1.2 * c.soft) * ~p.bald,
+        p.hair * (gloss + 0.06 * strands + 0.15 * c.curls),
+    )

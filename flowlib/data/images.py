@@ -58,7 +58,11 @@ class ImageSet:
     def title(self):
         """The name for figure titles, which never hides a stand-in: "MNIST", or "digits, a stand-in for MNIST"."""
         title = SOURCES[self.name].title
-        return f"{title}, a stand-in for {SOURCES[self.standin_for].title}" if self.is_standin else title
+        return (
+            f"{title}, a stand-in for {SOURCES[self.standin_for].title}"
+            if self.is_standin
+            else title
+        )
 
 
 def load(name, *, size=None, limit=None, standin=False):
@@ -81,7 +85,9 @@ def load(name, *, size=None, limit=None, standin=False):
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(map(str, SIZES))}, got {size!r}")
     elif size is not None:
-        raise ValueError(f'size goes with "celeba" and "faces"; {source.title} is always {" x ".join(map(str, source.shape))}')
+        raise ValueError(
+            f'size goes with "celeba" and "faces"; {source.title} is always {" x ".join(map(str, source.shape))}'
+        )
     if limit is not None:
         limit = whole_number("limit", limit, at_least=1)
     try:
@@ -103,15 +109,26 @@ def load(name, *, size=None, limit=None, standin=False):
 def read_mnist(folder, download):
     from torchvision import datasets
 
-    sets = {split: datasets.MNIST(folder, train=split == "train", download=download) for split in SPLITS}
-    return {split: (mnist.data.unsqueeze(1).numpy(), mnist.targets.numpy()) for split, mnist in sets.items()}
+    sets = {
+        split: datasets.MNIST(folder, train=split == "train", download=download) for split in SPLITS
+    }
+    return {
+        split: (mnist.data.unsqueeze(1).numpy(), mnist.targets.numpy())
+        for split, mnist in sets.items()
+    }
 
 
 def read_cifar10(folder, download):
     from torchvision import datasets
 
-    sets = {split: datasets.CIFAR10(folder, train=split == "train", download=download) for split in SPLITS}
-    return {split: (cifar10.data.transpose(0, 3, 1, 2), cifar10.targets) for split, cifar10 in sets.items()}
+    sets = {
+        split: datasets.CIFAR10(folder, train=split == "train", download=download)
+        for split in SPLITS
+    }
+    return {
+        split: (cifar10.data.transpose(0, 3, 1, 2), cifar10.targets)
+        for split, cifar10 in sets.items()
+    }
 
 
 def draw_digits():
@@ -124,7 +141,10 @@ def draw_digits():
     for image, small in zip(images, digits.images):
         grey = Image.fromarray((small * 255 / 16).round().astype(np.uint8))
         image[0, 4:24, 4:24] = grey.resize((20, 20), Image.Resampling.BICUBIC)
-    return {"train": (images[:1500], digits.target[:1500]), "test": (images[1500:], digits.target[1500:])}
+    return {
+        "train": (images[:1500], digits.target[:1500]),
+        "test": (images[1500:], digits.target[1500:]),
+    }
 
 
 def crop_photos():
@@ -139,7 +159,10 @@ def crop_photos():
     rng = np.random.default_rng(0)
 
     def crops(n, strips):
-        pieces = [[np.asarray(Image.fromarray(photo[strip]).reduce(2)) for strip in strips] for photo in photos]
+        pieces = [
+            [np.asarray(Image.fromarray(photo[strip]).reduce(2)) for strip in strips]
+            for photo in photos
+        ]
         images, labels = np.empty((n, 3, 32, 32), dtype=np.uint8), np.arange(n) % 2
         for image, label in zip(images, labels):
             piece = pieces[label][rng.integers(len(strips))]
@@ -147,7 +170,10 @@ def crop_photos():
             image[:] = piece[top : top + 32, left : left + 32].transpose(2, 0, 1)
         return images, labels
 
-    return {"train": crops(8_000, [slice(0, 208), slice(304, 427)]), "test": crops(1_000, [slice(208, 304)])}
+    return {
+        "train": crops(8_000, [slice(0, 208), slice(304, 427)]),
+        "test": crops(1_000, [slice(208, 304)]),
+    }
 
 
 def draw_crowds(size, limit):
@@ -155,9 +181,14 @@ def draw_crowds(size, limit):
 
     def crowd(n, seed):
         rng = generator(seed)
-        return n, (faces.draw_faces(min(PIECE, n - start), size, rng) for start in range(0, n, PIECE))
+        return n, (
+            faces.draw_faces(min(PIECE, n - start), size, rng) for start in range(0, n, PIECE)
+        )
 
-    return {split: crowd(min(n, limit or n), seed) for seed, (split, n) in enumerate(zip(SPLITS, (20_000, 2_000)))}
+    return {
+        split: crowd(min(n, limit or n), seed)
+        for seed, (split, n) in enumerate(zip(SPLITS, (20_000, 2_000)))
+    }
 
 
 @dataclass(frozen=True)
@@ -176,7 +207,9 @@ class Source:
 
 SOURCES = {
     "mnist": Source("MNIST", (1, 28, 28), read_mnist, originals="MNIST/raw", standin="digits"),
-    "cifar10": Source("CIFAR-10", (3, 32, 32), read_cifar10, originals="cifar-10-batches-py", standin="photos"),
+    "cifar10": Source(
+        "CIFAR-10", (3, 32, 32), read_cifar10, originals="cifar-10-batches-py", standin="photos"
+    ),
     "digits": Source("digits", (1, 28, 28), draw_digits),
     "photos": Source("photos", (3, 32, 32), crop_photos),
     "celeba": Source("CelebA", None, None, standin="faces"),
@@ -188,12 +221,24 @@ SOURCES = {
 
 
 def _load(name, size, limit):
-    root = Path(os.environ.get("FLOWLIB_DATA") or Path(__file__).resolve().parents[2] / "data").expanduser()
+    root = Path(
+        os.environ.get("FLOWLIB_DATA") or Path(__file__).resolve().parents[2] / "data"
+    ).expanduser()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowlib"
-    keys = [f"{name}_{size}", *([f"{name}_{size}_first_{limit}"] if limit else [])] if size else [name]
-    folder = next(filter(_is_prepared, (place / key for key in keys for place in (root, cache))), None)
+    keys = (
+        [f"{name}_{size}", *([f"{name}_{size}_first_{limit}"] if limit else [])] if size else [name]
+    )
+    folder = next(
+        filter(_is_prepared, (place / key for key in keys for place in (root, cache))), None
+    )
     images = _open(folder or _prepare(keys[-1], name, size, limit, root, cache), name, size)
-    return replace(images, **{part: getattr(images, part)[:limit] for part in ("train", "train_labels", "test", "test_labels")})
+    return replace(
+        images,
+        **{
+            part: getattr(images, part)[:limit]
+            for part in ("train", "train_labels", "test", "test_labels")
+        },
+    )
 
 
 def _is_prepared(folder):
@@ -208,12 +253,18 @@ def _reading(path):
     except Exception as error:  # a garbled header makes numpy raise nearly anything
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{path} is missing or damaged ({error}); delete the folder {path.parent} and load again") from error
+        raise ValueError(
+            f"{path} is missing or damaged ({error}); delete the folder {path.parent} and load again"
+        ) from error
 
 
 def _open(folder, name, size):
     """The `ImageSet` over the files in `folder`; ValueError, with the file's path, for a missing or damaged one."""
-    attributes, shapes, arrays = None, {"images": SOURCES[name].shape or (3, size, size), "labels": ()}, {}
+    attributes, shapes, arrays = (
+        None,
+        {"images": SOURCES[name].shape or (3, size, size), "labels": ()},
+        {},
+    )
     if size:
         with _reading(folder / "attributes.json"):
             attributes = tuple(json.loads((folder / "attributes.json").read_text()))
@@ -223,9 +274,13 @@ def _open(folder, name, size):
             with _reading(path := folder / f"{split}_{part}.npy"):
                 array = np.lib.format.open_memmap(path, mode="c")  # refuses pickled objects
                 if array.dtype != np.uint8 or array.shape[1:] != shapes[part] or len(array) == 0:
-                    raise ValueError(f"expected uint8 {('N', *shapes[part])} with N > 0, got {array.dtype} {array.shape}")
+                    raise ValueError(
+                        f"expected uint8 {('N', *shapes[part])} with N > 0, got {array.dtype} {array.shape}"
+                    )
                 if part == "labels" and len(array) != len(arrays[f"{split}_images"]):
-                    raise ValueError(f"{len(array)} labels for {len(arrays[f'{split}_images'])} images")
+                    raise ValueError(
+                        f"{len(array)} labels for {len(arrays[f'{split}_images'])} images"
+                    )
                 arrays[f"{split}_{part}"] = torch.from_numpy(array)
     return ImageSet(name, *arrays.values(), attributes=attributes)
 
@@ -247,8 +302,15 @@ def _prepare(key, name, size, limit, root, cache):
             (finished / "attributes.json").write_text(json.dumps(faces.ATTRIBUTES))
         else:
             arrays = _read_originals(name, root, cache, work) if source.originals else source.read()
-            pieces = {split: (len(images), _cut(images, labels)) for split, (images, labels) in arrays.items()}
-        with tqdm(total=sum(n for n, _ in pieces.values()), desc=f"preparing {source.title}", unit=" images") as bar:
+            pieces = {
+                split: (len(images), _cut(images, labels))
+                for split, (images, labels) in arrays.items()
+            }
+        with tqdm(
+            total=sum(n for n, _ in pieces.values()),
+            desc=f"preparing {source.title}",
+            unit=" images",
+        ) as bar:
             for split, (_, pairs) in pieces.items():
                 done = 0
                 for images, labels in pairs:
@@ -265,7 +327,10 @@ def _prepare(key, name, size, limit, root, cache):
 
 
 def _cut(images, labels):
-    return ((images[start : start + PIECE], labels[start : start + PIECE]) for start in range(0, len(images), PIECE))
+    return (
+        (images[start : start + PIECE], labels[start : start + PIECE])
+        for start in range(0, len(images), PIECE)
+    )
 
 
 def _workshop(key, source, root, cache):
@@ -273,10 +338,16 @@ def _workshop(key, source, root, cache):
     for place in (root, cache):
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)
-            read_only = place.stat().st_mode & 0o222 == 0  # respected even by a superuser, whom it would not stop
-            taken = (place / key).exists() and not _is_prepared(place / key)  # "mnist" is torchvision's "MNIST" where case does not count
+            read_only = (
+                place.stat().st_mode & 0o222 == 0
+            )  # respected even by a superuser, whom it would not stop
+            taken = (place / key).exists() and not _is_prepared(
+                place / key
+            )  # "mnist" is torchvision's "MNIST" where case does not count
             if not (read_only or taken):
-                return tempfile.TemporaryDirectory(prefix=f".{key}-building-", dir=place, ignore_cleanup_errors=True)
+                return tempfile.TemporaryDirectory(
+                    prefix=f".{key}-building-", dir=place, ignore_cleanup_errors=True
+                )
     raise FileNotFoundError(
         f"{source.title} cannot be prepared: neither {root} nor {cache} takes it; set FLOWLIB_DATA to a folder that can be written"
     )
@@ -293,7 +364,9 @@ def _read_originals(name, root, cache, work):
                 if images.shape[1:] != source.shape or len(images) != len(labels):
                     raise ValueError(f"{split} has images {images.shape} and {len(labels)} labels")
         except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
-            raise ValueError(f"{originals} is incomplete or damaged ({error!r}); delete it and load again to have it downloaded anew") from error
+            raise ValueError(
+                f"{originals} is incomplete or damaged ({error!r}); delete it and load again to have it downloaded anew"
+            ) from error
         return arrays
     try:
         if budget(False, True):

@@ -15,6 +15,8 @@ def append(path, rows, start):
     rows = np.ascontiguousarray(rows, dtype=np.uint8)
     with open(path, "r+b" if start else "wb") as file:
         shape = (start + len(rows), *rows.shape[1:])
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         file.seek(start * math.prod(shape[1:]), os.SEEK_CUR)
         file.write(rows)

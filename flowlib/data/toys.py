@@ -46,7 +46,10 @@ class Density:
         """The sums of p and of -p log p over the midpoints of a grid with two cells per `noise`."""
         counts = [math.ceil(2 * (high - low) / self.noise) for low, high in self.box]
         steps = [(high - low) / n for (low, high), n in zip(self.box, counts)]
-        xs, ys = (low + step * (torch.arange(n) + 0.5).double() for (low, _), step, n in zip(self.box, steps, counts))
+        xs, ys = (
+            low + step * (torch.arange(n) + 0.5).double()
+            for (low, _), step, n in zip(self.box, steps, counts)
+        )
         mass = entropy = 0.0
         for column in xs.split(64):  # a strip at a time keeps the memory small
             p = self._log_prob(torch.cartesian_prod(column, ys)).exp()
@@ -93,7 +96,9 @@ class NoisyCurves(Density):
         (left, right), (bottom, top) = box
         margin = 7 * self.noise
         self.box = ((left - margin, right + margin), (bottom - margin, top + margin))
-        nodes, weights = panels_of_gauss_legendre(*t_range, count=math.ceil(speed * (t_range[1] - t_range[0]) / (4 * self.noise)))
+        nodes, weights = panels_of_gauss_legendre(
+            *t_range, count=math.ceil(speed * (t_range[1] - t_range[0]) / (4 * self.noise))
+        )
         self._curve_points = self._curves(nodes)  # (curves, nodes, 2)
         self._log_weights = (weights / weights.sum()).log() - math.log(len(self._curve_points))
 
@@ -108,9 +113,13 @@ class NoisyCurves(Density):
 
     def _log_prob(self, x):
         nodes = self._curve_points.flatten(0, 1)
-        log_weights = self._log_weights.repeat(len(self._curve_points)) - math.log(2 * math.pi * self.noise**2)
+        log_weights = self._log_weights.repeat(len(self._curve_points)) - math.log(
+            2 * math.pi * self.noise**2
+        )
         chunks = []
-        for rows in x.split(500):  # explicit differences: exact far from the curve, where log p is very negative
+        for rows in x.split(
+            500
+        ):  # explicit differences: exact far from the curve, where log p is very negative
             squared = (rows[:, :1] - nodes[:, 0]).square_() + (rows[:, 1:] - nodes[:, 1]).square_()
             chunks.append(torch.logsumexp(log_weights - squared / (2 * self.noise**2), dim=1))
         return torch.cat(chunks) if chunks else x.new_zeros(0)
@@ -134,7 +143,9 @@ class TwoSpirals(NoisyCurves):
     """Two interleaved spirals of one and a half turns, growing from radius 0.3 to 3: +-(0.3 + 0.9 t / pi) (cos t, sin t)."""
 
     def __init__(self, noise=0.1):
-        super().__init__(noise, t_range=(0.0, 3 * math.pi), speed=3.1, box=((-3.0, 3.0), (-3.0, 3.0)))
+        super().__init__(
+            noise, t_range=(0.0, 3 * math.pi), speed=3.1, box=((-3.0, 3.0), (-3.0, 3.0))
+        )
 
     def _curves(self, t):
         arm = (0.3 + 0.9 * t / math.pi)[:, None] * torch.stack([t.cos(), t.sin()], dim=1)
@@ -163,7 +174,9 @@ class Sinusoid(Density):
         x, y = x.unbind(1)
         residual = (y - x.sin()) / self.noise
         log_p = -0.5 * residual.square() - math.log(self.noise) - 1.5 * math.log(2 * math.pi)
-        return log_p.masked_fill(x.abs() > float(np.float32(math.pi)), -math.inf)  # samples are float32, and may round up to the edge
+        return log_p.masked_fill(
+            x.abs() > float(np.float32(math.pi)), -math.inf
+        )  # samples are float32, and may round up to the edge
 
 
 class Checkerboard(Density):
@@ -176,7 +189,9 @@ class Checkerboard(Density):
     def _sample(self, n, generator):
         column = torch.randint(4, (n,), generator=generator)
         row = 2 * torch.randint(2, (n,), generator=generator) + column % 2
-        within = torch.rand(n, 2, generator=generator, dtype=torch.float64).clamp(max=1 - 2**-22)  # stays inside in float32
+        within = torch.rand(n, 2, generator=generator, dtype=torch.float64).clamp(
+            max=1 - 2**-22
+        )  # stays inside in float32
         return torch.stack([column, row], dim=1) - 2 + within
 
     def __repr__(self):
@@ -203,7 +218,9 @@ class Rings(Density):
         self.box = ((-reach, reach), (-reach, reach))
 
     def _sample(self, n, generator):
-        radius = torch.tensor(self.radii, dtype=torch.float64)[torch.randint(len(self.radii), (n,), generator=generator)]
+        radius = torch.tensor(self.radii, dtype=torch.float64)[
+            torch.randint(len(self.radii), (n,), generator=generator)
+        ]
         angle = uniform(n, 0, 2 * math.pi, generator)
         circle = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
         return circle + self.noise * normal(n, 2, generator)
@@ -211,7 +228,11 @@ class Rings(Density):
     def _log_prob(self, x):
         r, radii = x.norm(dim=1, keepdim=True), torch.tensor(self.radii, dtype=torch.float64)
         bessel = torch.special.i0e(r * radii / self.noise**2).log()
-        log_ring = -0.5 * ((r - radii) / self.noise).square() + bessel - math.log(2 * math.pi * self.noise**2)
+        log_ring = (
+            -0.5 * ((r - radii) / self.noise).square()
+            + bessel
+            - math.log(2 * math.pi * self.noise**2)
+        )
         return torch.logsumexp(log_ring, dim=1) - math.log(len(self.radii))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..flow import Flow
 
-__all__ = ["Explorer", "LOOK", "axes_row", "check_flow", "slider"]
+__all__ = ["Explorer", "LOOK", "axes_row", "require_flow", "slider"]
 
 SLOW = 0.3  # seconds; a picture that takes longer is drawn when the slider is let go
 LOOK = {"style": {"description_width": "8.5em"}, "layout": {"width": "auto"}}
@@ -37,7 +37,11 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, controls, figure, moving, update):
         super().__init__(layout={"max_width": "800px"})
         self.controls, self.state, self._moving, self._update = controls, {}, moving, update
-        self._inputs = {name: control for name, control in controls.items() if not isinstance(control, ipywidgets.Play)}
+        self._inputs = {
+            name: control
+            for name, control in controls.items()
+            if not isinstance(control, ipywidgets.Play)
+        }
         for artist in moving:
             artist.set_animated(True)  # left out when the background is drawn
         self._canvas = FigureCanvasAgg(figure)
@@ -45,9 +49,18 @@ class Explorer(ipywidgets.VBox):
         self._background = self._canvas.copy_from_bbox(figure.bbox)
         width, height = self._canvas.get_width_height()
         self.readout = ipywidgets.HTML(layout={"min_height": "3em", "margin": "0 0 0 4px"})
-        self.picture = ipywidgets.Image(format="png", width=width, height=height, layout={"max_width": "calc(100% - 4px)", "height": "auto"})
+        self.picture = ipywidgets.Image(
+            format="png",
+            width=width,
+            height=height,
+            layout={"max_width": "calc(100% - 4px)", "height": "auto"},
+        )
         columns = "repeat(auto-fit, minmax(330px, 1fr))"
-        self.children = [ipywidgets.GridBox(list(controls.values()), layout={"grid_template_columns": columns}), self.readout, self.picture]
+        self.children = [
+            ipywidgets.GridBox(list(controls.values()), layout={"grid_template_columns": columns}),
+            self.readout,
+            self.picture,
+        ]
         self.add_class("flowlib-explorer")
         start = time.perf_counter()
         self.redraw()
@@ -61,7 +74,9 @@ class Explorer(ipywidgets.VBox):
     def redraw(self, change=None):
         """Compute the state for the controls as they stand, and draw it. An error is shown in the line, and raised."""
         try:
-            state, text = self._update(**{name: control.value for name, control in self._inputs.items()})
+            state, text = self._update(
+                **{name: control.value for name, control in self._inputs.items()}
+            )
         except Exception as error:
             self.readout.value = f"<b>{html.escape(f'{type(error).__name__}: {error}')}</b>"
             raise
@@ -71,7 +86,9 @@ class Explorer(ipywidgets.VBox):
         for artist in self._moving:
             artist.axes.draw_artist(artist)
         png = io.BytesIO()
-        Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB").save(png, "png", compress_level=1)
+        Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB").save(
+            png, "png", compress_level=1
+        )
         self.picture.value = png.getvalue()
 
 
@@ -88,6 +105,6 @@ def axes_row(width, height, columns, **margins):
     return figure, axes
 
 
-def check_flow(name, flow):
+def require_flow(name, flow):
     if not isinstance(flow, Flow):
         raise ValueError(f"{name} takes a Flow, got {type(flow).__name__}")

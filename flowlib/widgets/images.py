@@ -9,9 +9,17 @@ from torchvision.utils import make_grid
 from .. import plotting
 from ..common import generator, whole_number
 from ..flow import MultiScale
-from .explorer import LOOK, Explorer, axes_row, check_flow, slider
+from .explorer import LOOK, Explorer, axes_row, require_flow, slider
 
-__all__ = ["explore_scales", "interpolate", "latent_sliders", "manifold", "principal_directions", "spherical", "straight"]
+__all__ = [
+    "explore_scales",
+    "interpolate",
+    "latent_sliders",
+    "manifold",
+    "principal_directions",
+    "spherical",
+    "straight",
+]
 
 
 def principal_directions(flow, images, k=4):
@@ -20,7 +28,9 @@ def principal_directions(flow, images, k=4):
     z = torch.cat([flow.encode(piece) for piece in images.split(100)])
     _, spread, directions = torch.linalg.svd(z - z.mean(0), full_matrices=False)
     k = min(whole_number("k", k, at_least=1), len(z) - 1)
-    signs = directions[:k].gather(1, directions[:k].abs().argmax(1, keepdim=True)).sign()  # svd leaves them open
+    signs = (
+        directions[:k].gather(1, directions[:k].abs().argmax(1, keepdim=True)).sign()
+    )  # svd leaves them open
     return directions[:k] * signs * spread[:k, None] / (len(z) - 1) ** 0.5
 
 
@@ -37,18 +47,30 @@ def latent_sliders(flow, directions, images=None, n=8):
         directions = {f"direction {i + 1}": direction for i, direction in enumerate(directions)}
     D = flow.shape.numel()
     for name, direction in directions.items():
-        if not torch.is_tensor(direction) or direction.shape != (D,) or not direction.isfinite().all():
-            given = tuple(direction.shape) if torch.is_tensor(direction) else type(direction).__name__
-            raise ValueError(f"directions must be finite vectors of {D} latents, got {given} for {name!r}")
+        if (
+            not torch.is_tensor(direction)
+            or direction.shape != (D,)
+            or not direction.isfinite().all()
+        ):
+            given = (
+                tuple(direction.shape) if torch.is_tensor(direction) else type(direction).__name__
+            )
+            raise ValueError(
+                f"directions must be finite vectors of {D} latents, got {given} for {name!r}"
+            )
     if not directions:
         raise ValueError("latent_sliders needs at least one direction")
     if {"temperature", "seed"} & set(directions):
-        raise ValueError("directions may not be called 'temperature' or 'seed', which are controls of their own")
+        raise ValueError(
+            "directions may not be called 'temperature' or 'seed', which are controls of their own"
+        )
     still = None if images is None else flow.encode(images)
     n = whole_number("n", n, at_least=1) if images is None else len(images)
     columns = n if n <= 5 else -(-n // 2)
     rows = -(-n // columns)
-    figure, (ax,) = axes_row(760, min(420, 30 + rows * 760 // columns), 1, left=0, right=1, bottom=0.01, top=0.99)
+    figure, (ax,) = axes_row(
+        760, min(420, 30 + rows * 760 // columns), 1, left=0, right=1, bottom=0.01, top=0.99
+    )
     grid = plotting.image_grid(ax, torch.zeros(n, *flow.shape, dtype=torch.uint8), columns)
 
     def update(temperature, seed=None, **amounts):
@@ -58,7 +80,10 @@ def latent_sliders(flow, directions, images=None, n=8):
         decoded = flow.inverse(z)[0]
         grid.set_data(_tiles(decoded, columns))
         length = z.norm(dim=1).mean() / D**0.5
-        return {"z": z, "images": decoded}, f"mean length of the latents {length:.2f} √D (of draws from the base density: 1)"
+        return {
+            "z": z,
+            "images": decoded,
+        }, f"mean length of the latents {length:.2f} √D (of draws from the base density: 1)"
 
     controls = {name: slider(f"{name} (×)", 0.0, -3, 3, 0.25) for name in directions}
     controls["temperature"] = slider("temperature", 0.8 if still is None else 1.0, 0, 1.5, 0.05)
@@ -90,7 +115,9 @@ def interpolate(flow, a, b):
     ends = _stack("interpolate", flow, [a, b])
     latents = flow.encode(ends)
     figure, axes = axes_row(760, 225, 4, left=0.01, right=0.99, bottom=0.02, top=0.87, wspace=0.06)
-    panels = _panels(axes, [ends[0], *ends, ends[1]], ["a  (t = 0)", "straight", "spherical", "b  (t = 1)"])
+    panels = _panels(
+        axes, [ends[0], *ends, ends[1]], ["a  (t = 0)", "straight", "spherical", "b  (t = 1)"]
+    )
 
     def update(t):
         z = torch.stack([straight(*latents, t), spherical(*latents, t)])
@@ -98,7 +125,11 @@ def interpolate(flow, a, b):
         for panel, image in zip(panels[1:3], images):
             panel.set_data(_tiles(image[None], 1))
         lengths = z.norm(dim=1) / z.shape[1] ** 0.5
-        return {"t": t, "z": z, "images": images}, f"length of the latents: straight {lengths[0]:.2f} √D, spherical {lengths[1]:.2f} √D"
+        return {
+            "t": t,
+            "z": z,
+            "images": images,
+        }, f"length of the latents: straight {lengths[0]:.2f} √D, spherical {lengths[1]:.2f} √D"
 
     return Explorer({"t": slider("t, from a to b", 0.5, 0, 1, 0.05)}, figure, panels[1:3], update)
 
@@ -118,7 +149,10 @@ def manifold(flow, images):
 
     def update(phi, phi_prime):
         phi, phi_prime = math.radians(phi), math.radians(phi_prime)
-        outer, inner = torch.tensor([math.cos(phi), math.sin(phi)]), torch.tensor([math.cos(phi_prime), math.sin(phi_prime)])
+        outer, inner = (
+            torch.tensor([math.cos(phi), math.sin(phi)]),
+            torch.tensor([math.cos(phi_prime), math.sin(phi_prime)]),
+        )
         weights = torch.outer(outer, inner).flatten()
         z = weights @ latents
         image = flow.inverse(z[None])[0][0]
@@ -128,7 +162,10 @@ def manifold(flow, images):
         text = f"the squares of the four weights add up to {weights.square().sum():.2f}; length of the latent {z.norm() / len(z) ** 0.5:.2f} √D"
         return {"z": z, "weights": weights, "image": image}, text
 
-    controls = {name: slider(label, 45, 0, 360, 5) for name, label in [("phi", "φ (degrees)"), ("phi_prime", "φ′ (degrees)")]}
+    controls = {
+        name: slider(label, 45, 0, 360, 5)
+        for name, label in [("phi", "φ (degrees)"), ("phi_prime", "φ′ (degrees)")]
+    }
     return Explorer(controls, figure, [panels[0], *(ax.title for ax in axes[1:])], update)
 
 
@@ -143,7 +180,9 @@ def explore_scales(flow, image, other=None):
     images = _stack("explore_scales", flow, [image] if other is None else [image, other])
     multi = next((layer for layer in flow.modules() if isinstance(layer, MultiScale)), None)
     if multi is None:
-        raise ValueError("explore_scales needs a flow that factors out latents scale by scale, one with a MultiScale layer")
+        raise ValueError(
+            "explore_scales needs a flow that factors out latents scale by scale, one with a MultiScale layer"
+        )
     parts = multi.split_latent(flow.encode(images))
     last = len(parts)
     figure, axes = axes_row(760, 285, 3, left=0.01, right=0.99, bottom=0.02, top=0.9, wspace=0.06)
@@ -154,13 +193,18 @@ def explore_scales(flow, image, other=None):
         drawn = multi.split_latent(flow.draw_latents(1, generator(seed)))
         mixed = []
         for k, (own, new) in enumerate(zip(parts, drawn), start=1):
-            source = {"keep": own[:1], "draw anew": new, "of the other": own[-1:]}[chosen[f"source {k}"]]
+            source = {"keep": own[:1], "draw anew": new, "of the other": own[-1:]}[
+                chosen[f"source {k}"]
+            ]
             mixed.append(chosen[f"temperature {k}"] * source)
         z = multi.join_latent(mixed)
         decoded = flow.inverse(z)[0]
         panels[1].set_data(_tiles(decoded, 1))
         change = (decoded[0].float() - images[0].float()).square().mean().sqrt()
-        return {"z": z[0], "image": decoded[0]}, f"change of the pixels against the image: {change:.1f} of 255 grey levels (root mean square)"
+        return (
+            {"z": z[0], "image": decoded[0]},
+            f"change of the pixels against the image: {change:.1f} of 255 grey levels (root mean square)",
+        )
 
     options = ["keep", "draw anew", "of the other"][: 2 if other is None else 3]
     share = [part[0].numel() / flow.shape.numel() for part in parts]
@@ -194,9 +238,11 @@ def _tiles(images, columns):
 
 
 def _check_images(name, flow, images, at_least=1):
-    check_flow(name, flow)
+    require_flow(name, flow)
     if flow.dequantize is None or len(flow.shape) != 3:
-        raise ValueError(f"{name} is for flows of uint8 images (C, H, W), got a flow of shape {tuple(flow.shape)}")
+        raise ValueError(
+            f"{name} is for flows of uint8 images (C, H, W), got a flow of shape {tuple(flow.shape)}"
+        )
     if images is not None:
         flow.check_input(images)
         if len(images) < at_least:
@@ -205,10 +251,17 @@ def _check_images(name, flow, images, at_least=1):
 
 def _stack(name, flow, images, count=None):
     """Images (C, H, W), checked, as one batch."""
-    check_flow(name, flow)
-    if not all(torch.is_tensor(image) and image.shape == flow.shape for image in images) or len(images) != (count or len(images)):
-        given = ", ".join(str(tuple(image.shape)) if torch.is_tensor(image) else type(image).__name__ for image in images)
-        raise ValueError(f"{name} takes {count or 'single'} images of shape {tuple(flow.shape)}, got {given}")
+    require_flow(name, flow)
+    if not all(torch.is_tensor(image) and image.shape == flow.shape for image in images) or len(
+        images
+    ) != (count or len(images)):
+        given = ", ".join(
+            str(tuple(image.shape)) if torch.is_tensor(image) else type(image).__name__
+            for image in images
+        )
+        raise ValueError(
+            f"{name} takes {count or 'single'} images of shape {tuple(flow.shape)}, got {given}"
+        )
     images = images if torch.is_tensor(images) else torch.stack(list(images))
     _check_images(name, flow, images)
     return images

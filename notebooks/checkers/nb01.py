@@ -19,15 +19,26 @@ def check_exercise_1(inverse_cdf):
     x = inverse_cdf(u)
     if x is None:
         return print("Exercise 1: not answered yet")
-    assert torch.is_tensor(x) and x.shape == u.shape, "inverse_cdf(u) must return a tensor of the same shape as u"
-    assert (x >= 0).all(), "the Rayleigh density lives on x >= 0: some of your values are negative or NaN"
+    assert torch.is_tensor(x) and x.shape == u.shape, (
+        "inverse_cdf(u) must return a tensor of the same shape as u"
+    )
+    assert (x >= 0).all(), (
+        "the Rayleigh density lives on x >= 0: some of your values are negative or NaN"
+    )
     assert (x.diff() > 0).all(), "an inverse CDF increases: a larger u must give a larger x"
-    assert torch.allclose(1 - torch.exp(-(x**2) / 2), u), "F(inverse_cdf(u)) must give u back; here F(x) = 1 - exp(-x^2 / 2)"
+    assert torch.allclose(1 - torch.exp(-(x**2) / 2), u), (
+        "F(inverse_cdf(u)) must give u back; here F(x) = 1 - exp(-x^2 / 2)"
+    )
     print("Exercise 1: passed")
 
 
 def check_exercise_2(triangular_order, coupling_det):
-    for mask in [masks.alternating(4, flip=True), masks.alternating(5), masks.halves(6, flip=True), masks.random(7, seed=0)]:
+    for mask in [
+        masks.alternating(4, flip=True),
+        masks.alternating(5),
+        masks.halves(6, flip=True),
+        masks.random(7, seed=0),
+    ]:
         D = len(mask)
         coupling = AffineCoupling(mask, _random_network(int(mask.sum()), 2 * int((~mask).sum())))
         x = torch.randn(1, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -42,24 +53,43 @@ def check_exercise_2(triangular_order, coupling_det):
         assert (above == 0).all(), (
             f"for the mask {mask.tolist()} the reordered Jacobian is not zero above the diagonal: which outputs depend on one input only?"
         )
-        assert math.isclose(float(det), torch.linalg.det(J).item(), rel_tol=1e-6), f"for the mask {mask.tolist()} the determinant is wrong"
+        assert math.isclose(float(det), torch.linalg.det(J).item(), rel_tol=1e-6), (
+            f"for the mask {mask.tolist()} the determinant is wrong"
+        )
     print("Exercise 2: passed")
 
 
 def check_exercise_3(fixed_log_prob):
     first = torch.tensor([True, False])
-    layers = [AffineCoupling(first, _wave), AffineCoupling(~first, _wave), AffineCoupling(first, _wave)]
+    layers = [
+        AffineCoupling(first, _wave),
+        AffineCoupling(~first, _wave),
+        AffineCoupling(first, _wave),
+    ]
     for K in (1, 2, 3):
-        chosen, x = layers[:K], 2 * torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        chosen, x = (
+            layers[:K],
+            2
+            * torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+        )
         log_p = fixed_log_prob(chosen, x)
         if log_p is None:
             return print("Exercise 3: not answered yet")
-        assert torch.is_tensor(log_p) and log_p.shape == (100,), "fixed_log_prob(layers, x) must return one log-density per row of x"
-        expected = _base_log_prob(_run(chosen, x)) + torch.linalg.slogdet(_jacobian(lambda rows, chosen=chosen: (_run(chosen, rows),), x))[1]
+        assert torch.is_tensor(log_p) and log_p.shape == (100,), (
+            "fixed_log_prob(layers, x) must return one log-density per row of x"
+        )
+        expected = (
+            _base_log_prob(_run(chosen, x))
+            + torch.linalg.slogdet(_jacobian(lambda rows, chosen=chosen: (_run(chosen, rows),), x))[
+                1
+            ]
+        )
         assert torch.allclose(log_p.double(), expected, atol=1e-4), (
             f"with {K} layer(s) the log-density differs from autograd's: at which point does layer k act?"
         )
-    p, cell_area = plotting.evaluate_on_grid(lambda x: fixed_log_prob(layers, x.double()), ((-12, 12), (-12, 12)), 400)
+    p, cell_area = plotting.evaluate_on_grid(
+        lambda x: fixed_log_prob(layers, x.double()), ((-12, 12), (-12, 12)), 400
+    )
     mass = (p.sum() * cell_area).item()
     assert abs(mass - 1) < 1e-3, f"the density integrates to {mass:.3f}, not to 1"
     print("Exercise 3: passed")
@@ -71,14 +101,18 @@ def check_exercise_4(polar_log_prob):
     log_p = polar_log_prob(inside)
     if log_p is None:
         return print("Exercise 4: not answered yet")
-    assert torch.is_tensor(log_p) and log_p.shape == (4,), "polar_log_prob(x) must return one log-density per row of x"
+    assert torch.is_tensor(log_p) and log_p.shape == (4,), (
+        "polar_log_prob(x) must return one log-density per row of x"
+    )
     p, cell_area = plotting.evaluate_on_grid(lambda x: polar_log_prob(x.double()), box, 400)
     mass = (p.sum() * cell_area).item()
     assert abs(mass - 1) < 1e-3, (
         f"the density integrates to {mass:.3f}, not to 1: is the determinant there, and is it that of the map from (r, phi) to z?"
     )
     z = torch.stack([inside[:, 0] * inside[:, 1].cos(), inside[:, 0] * inside[:, 1].sin()], dim=1)
-    assert torch.allclose(log_p, _base_log_prob(z) + inside[:, 0].log()), "the density integrates to 1, but its values are wrong"
+    assert torch.allclose(log_p, _base_log_prob(z) + inside[:, 0].log()), (
+        "the density integrates to 1, but its values are wrong"
+    )
     print("Exercise 4: passed")
 
 
@@ -88,7 +122,9 @@ def _wave(kept, context=None):
 
 def _random_network(n_in, n_out):
     """A fixed random network without a zero derivative anywhere."""
-    weight = torch.randn(n_in, n_out, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(
+        n_in, n_out, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     return lambda kept, context=None: torch.tanh(kept.double() @ weight + 0.3)
 
 

@@ -19,7 +19,9 @@ def check_exercise_1(density, floor, gap_nice):
     if density is None:
         return print("Exercise 1: not answered yet")
     p, cell = plotting.evaluate_on_grid(density.log_prob, density.box, resolution=1_000)
-    assert abs(p.sum().item() * cell - 1) < 0.01, f"the density should integrate to 1 over its box, got {p.sum().item() * cell:.4f}"
+    assert abs(p.sum().item() * cell - 1) < 0.01, (
+        f"the density should integrate to 1 over its box, got {p.sum().item() * cell:.4f}"
+    )
     x, y = density.sample(20_000, seed=5).unbind(1)
     spread = (y - x.sin()) / (0.1 * x.cos().exp())
     message = f"samples should scatter with width 0.1 exp(cos x) around sin x; divided by it their deviation is {spread.std():.3f}, not 1"
@@ -33,8 +35,12 @@ def check_exercise_1(density, floor, gap_nice):
     p = p.flatten().double().sort(descending=True).values
     mu = (p * cell * (torch.arange(len(p)) + 0.5)).sum().item() * cell / (2 * math.pi)
     right = math.log(2 * math.pi) + 1 + math.log(mu) - entropy
-    assert abs(floor - right) < 0.01, f"the floor for a constant log_det should be {right:.3f} nats (second value of volume_floors), got {floor:.3f}"
-    assert gap_nice > right - 0.03, f"NICE has a constant log_det, so its gap cannot be {gap_nice:.3f}, below {right:.3f}: check how it is measured"
+    assert abs(floor - right) < 0.01, (
+        f"the floor for a constant log_det should be {right:.3f} nats (second value of volume_floors), got {floor:.3f}"
+    )
+    assert gap_nice > right - 0.03, (
+        f"NICE has a constant log_det, so its gap cannot be {gap_nice:.3f}, below {right:.3f}: check how it is measured"
+    )
     print("Exercise 1: passed")
 
 
@@ -44,19 +50,25 @@ def check_exercise_2(flow, predicted_floor):
         return print("Exercise 2: not answered yet")
     kept = [module.mask.tolist() for module in flow.modules() if hasattr(module, "mask")]
     assert kept, "the flow should contain coupling layers"
-    assert all(mask == [True, False] for mask in kept), f"every mask should pass x through and change y, got {kept}"
+    assert all(mask == [True, False] for mask in kept), (
+        f"every mask should pass x through and change y, got {kept}"
+    )
     right = 0.5 * math.log(2 * math.pi * math.e * math.pi**2 / 3) - math.log(2 * math.pi)
     message = f"the floor is the gap of a Gaussian with the variance of the uniform, {right:.4f} nats, got {predicted_floor:.4f}"
     assert abs(predicted_floor - right) < 1e-3, message
     measured = gap(flow, WAVE, WAVE.sample(20_000, seed=99))
-    assert measured > right - 0.02, f"a gap of {measured:.4f} is below the floor {right:.4f}: check the masks and the layers"
+    assert measured > right - 0.02, (
+        f"a gap of {measured:.4f} is below the floor {right:.4f}: check the masks and the layers"
+    )
     x, y = torch.linspace(-2.5, 2.5, 11), torch.linspace(-4, 4, 1_601)
     with torch.no_grad():
         joint = flow.log_prob(torch.cartesian_prod(x, y)).exp().view(len(x), len(y))
     conditional = joint / (joint.sum(1, keepdim=True) * 0.005)
     truth = torch.exp(-0.5 * ((y - x.sin()[:, None]) / 0.1) ** 2) / (0.1 * math.sqrt(2 * math.pi))
     distance = (conditional - truth).abs().sum(1).mean().item() * 0.005 / 2
-    assert distance < 0.2, f"the slices q(y | x) should be close to the truth; their mean total variation distance is {distance:.2f}: train longer"
+    assert distance < 0.2, (
+        f"the slices q(y | x) should be close to the truth; their mean total variation distance is {distance:.2f}: train longer"
+    )
     print("Exercise 2: passed")
 
 
@@ -64,14 +76,22 @@ def check_exercise_3(share, gaps, thrown):
     """SoftLog with tau = 2 and tau = 100 behind the shipped flow."""
     if share is None:
         return print("Exercise 3: not answered yet")
-    assert set(share) == set(gaps) == {2.0, 100.0}, f"both dictionaries need the keys 2.0 and 100.0, got {sorted(share)} and {sorted(gaps)}"
+    assert set(share) == set(gaps) == {2.0, 100.0}, (
+        f"both dictionaries need the keys 2.0 and 100.0, got {sorted(share)} and {sorted(gaps)}"
+    )
     assert share[100.0] == 0, f"no test point reaches 100, got a share of {share[100.0]}"
     expected = 1 - math.erf(2 / math.sqrt(2)) ** 2
     message = f"expected a share near {expected:.3f}, got {share[2.0]:.3f}: count points with at least one coordinate beyond 2"
     assert abs(share[2.0] - expected) < 0.02, message
-    assert 0 < gaps[100.0] < 0.02, f"SoftLog(100) leaves the shipped flow's gap as it was, got {gaps[100.0]:.4f}"
-    assert gaps[2.0] > gaps[100.0], "SoftLog(2) changes the density of a flow that was right without it, so its gap should be larger"
-    assert abs(float(thrown) - (1 + math.exp(3))) < 0.01, f"the inverse is tau + exp(|z| - tau) - 1 beyond tau, got {float(thrown):.3f}"
+    assert 0 < gaps[100.0] < 0.02, (
+        f"SoftLog(100) leaves the shipped flow's gap as it was, got {gaps[100.0]:.4f}"
+    )
+    assert gaps[2.0] > gaps[100.0], (
+        "SoftLog(2) changes the density of a flow that was right without it, so its gap should be larger"
+    )
+    assert abs(float(thrown) - (1 + math.exp(3))) < 0.01, (
+        f"the inverse is tau + exp(|z| - tau) - 1 beyond tau, got {float(thrown):.3f}"
+    )
     print("Exercise 3: passed")
 
 
@@ -85,6 +105,10 @@ def check_exercise_4(flow):
     gaussian = torch.distributions.Normal(0.0, math.sqrt(variance)).log_prob(points).sum(1)
     limit = (rings.log_prob(points) - gaussian).mean().item()
     measured = gap(flow, rings, points)
-    assert measured > 0, f"no model beats the truth, but the gap is {measured:.4f}: check what the flow was trained on"
-    assert measured < limit, f"the best Gaussian has a gap of {limit:.3f} nats, this flow {measured:.3f}: train longer"
+    assert measured > 0, (
+        f"no model beats the truth, but the gap is {measured:.4f}: check what the flow was trained on"
+    )
+    assert measured < limit, (
+        f"the best Gaussian has a gap of {limit:.3f} nats, this flow {measured:.3f}: train longer"
+    )
     print("Exercise 4: passed")

@@ -23,7 +23,9 @@ def check_exercise_1(row, Repaired):
     """A learned scale per dimension, whose log_det is summed."""
     if row is None or Repaired is None:
         return print("Patient 1: not answered yet")
-    assert row == "log_det of forward", f"run check_flow on Flow(Chain(Patient1(4)), shape=(4,)) and read report.failed; you gave {row!r}"
+    assert row == "log_det of forward", (
+        f"run check_flow on Flow(Chain(Patient1(4)), shape=(4,)) and read report.failed; you gave {row!r}"
+    )
     for D in (1, 4, 64):
         report = checks.check_flow(Flow(Chain(Repaired(D)), shape=(D,)), random_points(D))
         left = set(report.failed) - {"dimensions never coupled"}  # that is what such a layer is
@@ -38,11 +40,15 @@ def check_exercise_2(deviation, repaired):
     for D in (2, 64):
         given = float(deviation(D))
         hint = "scale all latents by a: log_det gains D log a, and the mean of z^2 / 2 over rows and dimensions becomes a^2 / 2"
-        assert abs(given - math.sqrt(D)) < 1e-3 * D, f"in {D} dimensions you gave {given:.3f}. {hint}; where is the minimum?"
+        assert abs(given - math.sqrt(D)) < 1e-3 * D, (
+            f"in {D} dimensions you gave {given:.3f}. {hint}; where is the minimum?"
+        )
         z, log_det = random_points(D), torch.linspace(-1, 1, 128)
         change = repaired(z, log_det) - repaired(0 * z, 0 * log_det)
         expected = losses.nll(z, log_det) - losses.nll(0 * z, 0 * log_det)
-        assert torch.allclose(change, expected, rtol=1e-3), "z^2 / 2 is summed over dimensions, then averaged over rows, like log_det"
+        assert torch.allclose(change, expected, rtol=1e-3), (
+            "z^2 / 2 is summed over dimensions, then averaged over rows, like log_det"
+        )
     print("Patient 2: passed")
 
 
@@ -50,13 +56,17 @@ def check_exercise_3(row, make):
     """A random permutation that survives saving."""
     if row is None or make is None:
         return print("Patient 3: not answered yet")
-    assert row == "state lost by saving", f"run check_flow on a flow with couplings and a Patient3 between them; you gave {row!r}"
+    assert row == "state lost by saving", (
+        f"run check_flow on a flow with couplings and a Patient3 between them; you gave {row!r}"
+    )
     torch.manual_seed(0)
     one, other, x = make(16), make(16), random_points(16)
     assert not torch.equal(one(x)[0], other(x)[0]), "two new layers should shuffle differently"
     assert torch.equal(one.inverse(one(x)[0])[0], x), "inverse(forward(x)) is not x"
     other.load_state_dict(one.state_dict())
-    assert torch.equal(one(x)[0], other(x)[0]), "the state of one, loaded into another, leaves them different: the order is not in it"
+    assert torch.equal(one(x)[0], other(x)[0]), (
+        "the state of one, loaded into another, leaves them different: the order is not in it"
+    )
     print("Patient 3: passed")
 
 
@@ -65,11 +75,19 @@ def check_exercise_4(missing, figure, flow, images):
     if missing is None or figure is None:
         return print("Patient 4: not answered yet")
     wrong = set(missing) ^ {"log 256", "logit"}
-    assert not wrong, f"of {', '.join(sorted(wrong))} say again: which log_dets belong to layers 0 and 1, and is the prior in the function?"
+    assert not wrong, (
+        f"of {', '.join(sorted(wrong))} say again: which log_dets belong to layers 0 and 1, and is the prior in the function?"
+    )
     with torch.no_grad():
-        z, log_det = flow(images, noise=flow.draw_noise(len(images), torch.Generator().manual_seed(1)))
-    right = losses.bits_per_dim(standard_normal_log_prob(z) + log_det, images.shape[1:]).mean().item()
-    assert abs(figure - right) < 0.05, f"the checker finds {right:.3f} bits/dim, you gave {figure:.3f}: flow.log_prob(images) has all terms"
+        z, log_det = flow(
+            images, noise=flow.draw_noise(len(images), torch.Generator().manual_seed(1))
+        )
+    right = (
+        losses.bits_per_dim(standard_normal_log_prob(z) + log_det, images.shape[1:]).mean().item()
+    )
+    assert abs(figure - right) < 0.05, (
+        f"the checker finds {right:.3f} bits/dim, you gave {figure:.3f}: flow.log_prob(images) has all terms"
+    )
     print("Patient 4: passed")
 
 
@@ -79,11 +97,15 @@ def check_exercise_5(repaired, averaged):
         return print("Patient 5: not answered yet")
     same = all(torch.equal(a, b) for a, b in zip(repaired.parameters(), averaged.parameters()))
     assert same, "the parameters were changed: only the running statistics are wrong"
-    assert not repaired.training, "hand over the flow in evaluation mode: that is what the complaint is about"
+    assert not repaired.training, (
+        "hand over the flow in evaluation mode: that is what the complaint is about"
+    )
     from flowlib import data
 
     x = data.TwoMoons(noise=0.05).sample(256, seed=3)
     report = checks.check_flow(repaired, x)
     assert "training and evaluation" not in report.failed, report["training and evaluation"].meaning
-    assert "rows leak into one another" not in report.failed, "evaluation must not use the statistics of the batch"
+    assert "rows leak into one another" not in report.failed, (
+        "evaluation must not use the statistics of the batch"
+    )
     print("Patient 5: passed")

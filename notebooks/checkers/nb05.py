@@ -13,12 +13,18 @@ def check_exercise_1(bits):
     if value is None:
         return print("Exercise 1: not answered yet")
     value = torch.as_tensor(value)
-    assert value.shape == (3,), f"one figure for each image: expected shape (3,), got {tuple(value.shape)}"
-    assert torch.allclose(value, torch.full((3,), 8.0)), f"density 1 everywhere means 256 equally likely values, 8 bits; got {value[0]:.3f}"
+    assert value.shape == (3,), (
+        f"one figure for each image: expected shape (3,), got {tuple(value.shape)}"
+    )
+    assert torch.allclose(value, torch.full((3,), 8.0)), (
+        f"density 1 everywhere means 256 equally likely values, 8 bits; got {value[0]:.3f}"
+    )
     coarse = float(torch.as_tensor(bits(torch.zeros(1), 12, 32)))
     assert abs(coarse - 5) < 1e-5, f"with 32 levels a density of 1 means 5 bits, got {coarse:.3f}"
     doubled = float(torch.as_tensor(bits(torch.full((1,), 10 * math.log(2)), 10, 256)))
-    assert abs(doubled - 7) < 1e-5, f"twice the density in each of 10 dimensions saves one bit in each: expected 7, got {doubled:.3f}"
+    assert abs(doubled - 7) < 1e-5, (
+        f"twice the density in each of 10 dimensions saves one bit in each: expected 7, got {doubled:.3f}"
+    )
     print("Exercise 1: passed")
 
 
@@ -29,14 +35,26 @@ def check_exercise_2(rows, changed, odd_width):
     for H, W in [(28, 28), (5, 4), (4, 7)]:
         for flip in (False, True):
             mask = rows(H, W, flip=flip)
-            assert torch.is_tensor(mask) and mask.dtype == torch.bool, "the mask should be a boolean tensor"
-            assert mask.shape == (H * W,), f"for {H} x {W} pixels the mask should have shape ({H * W},), got {tuple(mask.shape)}"
+            assert torch.is_tensor(mask) and mask.dtype == torch.bool, (
+                "the mask should be a boolean tensor"
+            )
+            assert mask.shape == (H * W,), (
+                f"for {H} x {W} pixels the mask should have shape ({H * W},), got {tuple(mask.shape)}"
+            )
             board = mask.view(H, W)
-            assert (board == board[:, :1]).all(), "all pixels of a row should share one value: look at mask.view(H, W)"
+            assert (board == board[:, :1]).all(), (
+                "all pixels of a row should share one value: look at mask.view(H, W)"
+            )
             expected = [(row % 2 == 0) != flip for row in range(H)]
-            assert board[:, 0].tolist() == expected, f"with flip={flip} the first rows should be {expected[:3]}, got {board[:3, 0].tolist()}"
-    assert changed == 392, f"a coupling changes the pixels where the mask is False: half of 784, got {changed}"
-    assert odd_width == "checkerboard", "draw masks.alternating(27 * 27).view(27, 27): the colour of the first pixel differs from row to row"
+            assert board[:, 0].tolist() == expected, (
+                f"with flip={flip} the first rows should be {expected[:3]}, got {board[:3, 0].tolist()}"
+            )
+    assert changed == 392, (
+        f"a coupling changes the pixels where the mask is False: half of 784, got {changed}"
+    )
+    assert odd_width == "checkerboard", (
+        "draw masks.alternating(27 * 27).view(27, 27): the colour of the first pixel differs from row to row"
+    )
     print("Exercise 2: passed")
 
 
@@ -44,13 +62,21 @@ def check_exercise_3(flow, bits5, bits8, images):
     """A flow of 5-bit images, its bits/dim, and what it would need for all 8 bits."""
     if flow is None:
         return print("Exercise 3: not answered yet")
-    assert flow.dequantize is not None and flow.dequantize.bits == 5, "the flow should begin with Dequantize(bits=5): use realnvp_mlp(bits=5)"
+    assert flow.dequantize is not None and flow.dequantize.bits == 5, (
+        "the flow should begin with Dequantize(bits=5): use realnvp_mlp(bits=5)"
+    )
     x = images.test[:200] >> 3
     with torch.no_grad():
         measured = losses.bits_per_dim(flow.log_prob(x, seed=0), x.shape[1:]).mean().item()
-    assert abs(bits5 - measured) < 0.1, f"on the first 200 test images >> 3 the checker finds {measured:.3f} bits/dim, you gave {bits5:.3f}"
-    assert measured < 5, f"5 bits/dim is what knowing nothing costs; this flow needs {measured:.2f}: train it longer"
-    assert abs(bits8 - bits5 - 3) < 1e-3, "three bits that are equally likely cost exactly three more bits per dimension"
+    assert abs(bits5 - measured) < 0.1, (
+        f"on the first 200 test images >> 3 the checker finds {measured:.3f} bits/dim, you gave {bits5:.3f}"
+    )
+    assert measured < 5, (
+        f"5 bits/dim is what knowing nothing costs; this flow needs {measured:.2f}: train it longer"
+    )
+    assert abs(bits8 - bits5 - 3) < 1e-3, (
+        "three bits that are equally likely cost exactly three more bits per dimension"
+    )
     print("Exercise 3: passed")
 
 
@@ -69,11 +95,23 @@ def check_exercise_5(curve, images):
     """The bound of mnist_mlp against the number of draws."""
     if curve is None:
         return print("Exercise 5: not answered yet")
-    assert sorted(curve) == [1, 2, 4, 8, 16], f"the keys should be 1, 2, 4, 8 and 16, got {sorted(curve)}"
+    assert sorted(curve) == [1, 2, 4, 8, 16], (
+        f"the keys should be 1, 2, 4, 8 and 16, got {sorted(curve)}"
+    )
     values = [float(curve[k]) for k in sorted(curve)]
-    one = losses.importance_bits_per_dim(checkpoints.load("mnist_mlp"), images.test[:100], 1, seed=3).mean().item()
-    assert abs(values[0] - one) < 0.05, f"one draw on the first 100 test images gives about {one:.3f} bits/dim, you gave {values[0]:.3f}"
+    one = (
+        losses.importance_bits_per_dim(checkpoints.load("mnist_mlp"), images.test[:100], 1, seed=3)
+        .mean()
+        .item()
+    )
+    assert abs(values[0] - one) < 0.05, (
+        f"one draw on the first 100 test images gives about {one:.3f} bits/dim, you gave {values[0]:.3f}"
+    )
     rises = [(k, b - a) for k, a, b in zip((2, 4, 8, 16), values, values[1:]) if b > a + 0.01]
-    assert not rises, f"more draws cannot cost more bits, up to noise; your figure rises by {rises[0][1]:.3f} at k = {rises[0][0]}" if rises else ""
+    assert not rises, (
+        f"more draws cannot cost more bits, up to noise; your figure rises by {rises[0][1]:.3f} at k = {rises[0][0]}"
+        if rises
+        else ""
+    )
     assert values[-1] < values[0], "16 draws should come out below one draw"
     print("Exercise 5: passed")

@@ -14,30 +14,48 @@ def check_exercise_1(as_pixels, checkerboard_flow, channel_flow, bits, judged):
     """Channel masks as pixels, and a comparison of channels with checkerboards."""
     if as_pixels is None:
         return print("Exercise 1: not answered yet")
-    channel_masks = [masks.channels(4), masks.channels(4, flip=True), torch.tensor([True, False, False, False])]
-    for order in ("colour", "board"):
+    channel_masks = [
+        masks.channels(4),
+        masks.channels(4, flip=True),
+        torch.tensor([True, False, False, False]),
+    ]
+    for order in ("channel", "checkerboard"):
         for channels in channel_masks:
             mask = as_pixels(channels, 6, 4, order)
-            assert torch.is_tensor(mask) and mask.dtype == torch.bool, "the mask should be a boolean tensor"
-            assert mask.shape == (6, 4), f"for 6 x 4 pixels the mask should have shape (6, 4), got {tuple(mask.shape)}"
+            assert torch.is_tensor(mask) and mask.dtype == torch.bool, (
+                "the mask should be a boolean tensor"
+            )
+            assert mask.shape == (6, 4), (
+                f"for 6 x 4 pixels the mask should have shape (6, 4), got {tuple(mask.shape)}"
+            )
             squeezed = Squeeze(order)(mask.float()[None, None])[0][0]
             expected = channels.float().view(4, 1, 1).expand(4, 3, 2)
-            assert torch.equal(squeezed, expected), f'after Squeeze("{order}") your mask is not that of channels {channels.int().tolist()}'
+            assert torch.equal(squeezed, expected), (
+                f'after Squeeze("{order}") your mask is not that of channels {channels.int().tolist()}'
+            )
     if checkerboard_flow is None or channel_flow is None or bits is None:
         return print("Exercise 1 (a): passed; (b) is not answered yet")
     flows = {"checkerboard": checkerboard_flow, "channel": channel_flow}
     for name, flow in flows.items():
         couplings = [layer for layer in flow.modules() if isinstance(layer, AffineCoupling)]
-        assert len(couplings) == 4, f"the {name} flow should have four couplings, it has {len(couplings)}"
+        assert len(couplings) == 4, (
+            f"the {name} flow should have four couplings, it has {len(couplings)}"
+        )
         board = name == "checkerboard"
-        assert all(layer.board == board for layer in couplings), f"the {name} flow should have {'boards' if board else 'masks of channels'} only"
+        assert all(layer.checkerboard == board for layer in couplings), (
+            f"the {name} flow should have {'boards' if board else 'masks of channels'} only"
+        )
     sizes = [sum(p.numel() for p in flow.parameters()) for flow in flows.values()]
-    assert max(sizes) <= 1.05 * min(sizes), f"equal parameters to within 5 %, please: {sizes[0]:,} and {sizes[1]:,}"
+    assert max(sizes) <= 1.05 * min(sizes), (
+        f"equal parameters to within 5 %, please: {sizes[0]:,} and {sizes[1]:,}"
+    )
     for name, flow in flows.items():
         with torch.no_grad():
             measured = losses.bits_per_dim(flow.log_prob(judged, seed=1), judged.shape[1:])
         error = (measured.std() / len(measured) ** 0.5).item()
-        assert abs(bits[name] - measured.mean()) < 0.02 + error, f"the {name} flow has {measured.mean():.3f} bits/dim here, you gave {bits[name]:.3f}"
+        assert abs(bits[name] - measured.mean()) < 0.02 + error, (
+            f"the {name} flow has {measured.mean():.3f} bits/dim here, you gave {bits[name]:.3f}"
+        )
     print("Exercise 1: passed")
 
 
@@ -52,19 +70,35 @@ def check_exercise_2(forward, inverse):
         x = torch.randn(3, *shape, dtype=torch.float64)
         with torch.no_grad():
             (z, log_det), (expected, expected_log_det) = forward(x, scales), reference(x)
-            assert z.shape == expected.shape, f"with {n} scales of {shape} z should have shape {tuple(expected.shape)}, got {tuple(z.shape)}"
+            assert z.shape == expected.shape, (
+                f"with {n} scales of {shape} z should have shape {tuple(expected.shape)}, got {tuple(z.shape)}"
+            )
             hint = "z should hold all values that MultiScale's does, but in another order: first factored out first, flattened"
             same_values = torch.allclose(z.sort(1).values, expected.sort(1).values)
-            assert torch.allclose(z, expected), hint if same_values else f"z differs from MultiScale's with {n} scales"
-            assert log_det.shape == (3,), f"one log_det for each image: expected shape (3,), got {tuple(log_det.shape)}"
-            assert torch.allclose(log_det, expected_log_det), "log_det should be the sum over all scales, the last one as well"
+            assert torch.allclose(z, expected), (
+                hint if same_values else f"z differs from MultiScale's with {n} scales"
+            )
+            assert log_det.shape == (3,), (
+                f"one log_det for each image: expected shape (3,), got {tuple(log_det.shape)}"
+            )
+            assert torch.allclose(log_det, expected_log_det), (
+                "log_det should be the sum over all scales, the last one as well"
+            )
             back, back_log_det = inverse(z, scales, shape)
-            assert back.shape == x.shape and torch.allclose(back, x), f"inverse(forward(x)) should be x, with {n} scales it is not"
-            assert torch.allclose(back_log_det, -log_det), "the inverse's log_det should be minus the forward's"
+            assert back.shape == x.shape and torch.allclose(back, x), (
+                f"inverse(forward(x)) should be x, with {n} scales it is not"
+            )
+            assert torch.allclose(back_log_det, -log_det), (
+                "the inverse's log_det should be minus the forward's"
+            )
     scales, x = _random_scales(1, 4, 2), torch.randn(1, 1, 4, 4, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(lambda flat: forward(flat.view(1, 1, 4, 4), scales)[0][0], x.flatten())
+    jacobian = torch.autograd.functional.jacobian(
+        lambda flat: forward(flat.view(1, 1, 4, 4), scales)[0][0], x.flatten()
+    )
     slow, fast = torch.linalg.slogdet(jacobian).logabsdet.item(), forward(x, scales)[1].item()
-    assert abs(slow - fast) < 1e-8, f"autograd's slogdet of your forward is {slow:.6f}, your log_det {fast:.6f}"
+    assert abs(slow - fast) < 1e-8, (
+        f"autograd's slogdet of your forward is {slow:.6f}, your log_det {fast:.6f}"
+    )
     print("Exercise 2: passed")
 
 
@@ -74,16 +108,26 @@ def check_exercise_3(boards, bad_bits, good_bits):
         return print("Exercise 3: not answered yet")
     assert len(boards) == 6, f"six boards, got {len(boards)}"
     for i, board in enumerate(boards):
-        assert torch.is_tensor(board) and board.dtype == torch.bool and board.shape == (28, 28), f"board {i} should be a boolean (28, 28) tensor"
-        assert board.sum() == 392, f"board {i} should let exactly 392 pixels through, it lets {int(board.sum())}"
+        assert torch.is_tensor(board) and board.dtype == torch.bool and board.shape == (28, 28), (
+            f"board {i} should be a boolean (28, 28) tensor"
+        )
+        assert board.sum() == 392, (
+            f"board {i} should let exactly 392 pixels through, it lets {int(board.sum())}"
+        )
     equal = [(i, j) for j in range(6) for i in range(j) if torch.equal(boards[i], boards[j])]
-    assert not equal, f"no two boards may be equal; boards {equal[0][0]} and {equal[0][1]} are" if equal else ""
+    assert not equal, (
+        f"no two boards may be equal; boards {equal[0][0]} and {equal[0][1]} are" if equal else ""
+    )
     never = int((sum((~board).int() for board in boards) == 0).sum())
-    assert never >= 100, f"at least 100 pixels should never be changed; with your boards there are {never}"
+    assert never >= 100, (
+        f"at least 100 pixels should never be changed; with your boards there are {never}"
+    )
     if bad_bits is None or good_bits is None:
         return print("Exercise 3: the boards pass; now train both flows")
     if budget(True, False):
-        assert bad_bits > good_bits + 0.1, f"a scheme this bad should cost more than 0.1 bits/dim: yours has {bad_bits:.3f} against {good_bits:.3f}"
+        assert bad_bits > good_bits + 0.1, (
+            f"a scheme this bad should cost more than 0.1 bits/dim: yours has {bad_bits:.3f} against {good_bits:.3f}"
+        )
     print("Exercise 3: passed")
 
 
@@ -91,10 +135,14 @@ def _random_scales(C, side, n):
     """Small scales with weights that are no longer those of the identity, in float64."""
     scales = []
     for k in range(n):
-        layers = [AffineCoupling(masks.checkerboard(side, side), ConvResNet(C + 1, 2 * C, 4, 1, board=True))]
+        layers = [
+            AffineCoupling(
+                masks.checkerboard(side, side), ConvResNet(C + 1, 2 * C, 4, 1, checkerboard=True)
+            )
+        ]
         if k < n - 1:
             deep = AffineCoupling(masks.channels(4 * C), ConvResNet(2 * C, 4 * C, 4, 1))
-            layers += [Squeeze(), deep, Inverse(Squeeze()), Squeeze("board")]
+            layers += [Squeeze(), deep, Inverse(Squeeze()), Squeeze("checkerboard")]
             C, side = 2 * C, side // 2
         scales.append(Chain(*layers).double().eval())
         for parameter in scales[-1].parameters():

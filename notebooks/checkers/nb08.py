@@ -14,16 +14,28 @@ def check_exercise_1(at_scale, shares, vector, flow):
     total = torch.zeros_like(v)
     for k, size in enumerate(shape.numel() for shape in scales.shapes):
         alone = at_scale(v, k)
-        assert alone.shape == v.shape, f"at_scale should return a vector of shape {tuple(v.shape)} like v, got {tuple(alone.shape)}"
+        assert alone.shape == v.shape, (
+            f"at_scale should return a vector of shape {tuple(v.shape)} like v, got {tuple(alone.shape)}"
+        )
         entries = int((alone != 0).sum())
-        assert entries == size, f"scale {k} has {size} latents; at_scale(v, {k}) leaves {entries} entries that are not zero"
+        assert entries == size, (
+            f"scale {k} has {size} latents; at_scale(v, {k}) leaves {entries} entries that are not zero"
+        )
         total += alone
-    assert torch.equal(total, v), "the vectors at single scales should add up to the whole vector: are entries out of place?"
-    assert len(shares) == len(scales.shapes), f"one share per scale, {len(scales.shapes)} in all, got {len(shares)}"
-    assert abs(sum(shares) - 1) < 1e-3, f"the shares of the squared length should add up to 1, got {sum(shares):.3f}: squares, not lengths"
+    assert torch.equal(total, v), (
+        "the vectors at single scales should add up to the whole vector: are entries out of place?"
+    )
+    assert len(shares) == len(scales.shapes), (
+        f"one share per scale, {len(scales.shapes)} in all, got {len(shares)}"
+    )
+    assert abs(sum(shares) - 1) < 1e-3, (
+        f"the shares of the squared length should add up to 1, got {sum(shares):.3f}: squares, not lengths"
+    )
     for k, share in enumerate(shares):
         true = (at_scale(vector, k).square().sum() / vector.square().sum()).item()
-        assert abs(share - true) < 1e-3, f"scale {k} has {true:.3f} of the squared length, you gave {share:.3f}"
+        assert abs(share - true) < 1e-3, (
+            f"scale {k} has {true:.3f} of the squared length, you gave {share:.3f}"
+        )
     print("Exercise 1: passed")
 
 
@@ -35,15 +47,23 @@ def check_exercise_2(along, flow, z):
     if answer is None:
         return print("Exercise 2: not answered yet")
     lengths, log_density = answer
-    assert lengths.shape == log_density.shape == (2,), f"two tensors of shape (2,), got {tuple(lengths.shape)} and {tuple(log_density.shape)}"
+    assert lengths.shape == log_density.shape == (2,), (
+        f"two tensors of shape (2,), got {tuple(lengths.shape)} and {tuple(log_density.shape)}"
+    )
     expected = path.norm(dim=1) / path.shape[1] ** 0.5
-    assert torch.allclose(lengths, expected, atol=1e-4), f"the lengths should be {expected.tolist()}, got {lengths.tolist()}: divide by √D"
+    assert torch.allclose(lengths, expected, atol=1e-4), (
+        f"the lengths should be {expected.tolist()}, got {lengths.tolist()}: divide by √D"
+    )
     right = standard_normal_log_prob(path) - flow.inverse(path)[1]
     if torch.allclose(log_density, standard_normal_log_prob(path), rtol=1e-4):
-        raise AssertionError("that is the base density of the latents; the change of volume is missing")
+        raise AssertionError(
+            "that is the base density of the latents; the change of volume is missing"
+        )
     if torch.allclose(log_density, 2 * standard_normal_log_prob(path) - right, rtol=1e-4):
         raise AssertionError("inverse returns the log_det of the inverse: mind the sign")
-    assert torch.allclose(log_density, right, rtol=1e-4), f"expected {right.tolist()}, got {log_density.tolist()}"
+    assert torch.allclose(log_density, right, rtol=1e-4), (
+        f"expected {right.tolist()}, got {log_density.tolist()}"
+    )
     print("Exercise 2: passed")
 
 
@@ -52,8 +72,12 @@ def check_exercise_3(cosine, z, has):
     if cosine is None:
         return print("Exercise 3: not answered yet")
     half = len(z) // 2
-    first, second = (z[s][has[s]].mean(0) - z[s][~has[s]].mean(0) for s in (slice(half), slice(half, None)))
+    first, second = (
+        z[s][has[s]].mean(0) - z[s][~has[s]].mean(0) for s in (slice(half), slice(half, None))
+    )
     right = torch.dot(first, second).item() / (first.norm() * second.norm()).item()
     assert -1 <= cosine <= 1, f"a cosine lies between -1 and 1, got {cosine}"
-    assert abs(cosine - right) < 1e-3, f"from the first and the second half the checker finds {right:.3f}, you gave {cosine:.3f}"
+    assert abs(cosine - right) < 1e-3, (
+        f"from the first and the second half the checker finds {right:.3f}, you gave {cosine:.3f}"
+    )
     print("Exercise 3: passed")

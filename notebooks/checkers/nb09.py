@@ -14,15 +14,23 @@ from flowlib.estimator import FlowDensity
 def check_exercise_1(log_density):
     """The log-density of a pipeline, in the coordinates of the data."""
     X = load_wine().data
-    pipeline = make_pipeline(StandardScaler(), FlowDensity(depth=2, hidden=(8,), steps=5, random_state=0)).fit(X)
+    pipeline = make_pipeline(
+        StandardScaler(), FlowDensity(depth=2, hidden=(8,), steps=5, random_state=0)
+    ).fit(X)
     answer = log_density(pipeline, X)
     if answer is None:
         return print("Exercise 1: not answered yet")
     answer = np.asarray(answer)
-    assert answer.shape == (len(X),), f"one log-density for each row: expected shape ({len(X)},), got {answer.shape}"
-    assert not np.allclose(answer, pipeline.score_samples(X)), "these are still densities of standardised rows: the scaler's log_det is missing"
+    assert answer.shape == (len(X),), (
+        f"one log-density for each row: expected shape ({len(X)},), got {answer.shape}"
+    )
+    assert not np.allclose(answer, pipeline.score_samples(X)), (
+        "these are still densities of standardised rows: the scaler's log_det is missing"
+    )
     expected = pipeline.score_samples(X) - np.log(pipeline[0].scale_).sum()
-    assert np.allclose(answer, expected), "standardising divides by scale_, so its log_det is minus the sum of log scale_"
+    assert np.allclose(answer, expected), (
+        "standardising divides by scale_, so its log_det is minus the sum of log scale_"
+    )
     print("Exercise 1: passed")
 
 
@@ -31,8 +39,12 @@ def check_exercise_2(gap, share):
     if gap is None:
         return print("Exercise 2: not answered yet")
     for D in (1, 10, 784):
-        assert math.isclose(float(gap(D)), D / 2, rel_tol=1e-6), f"the mean of |z|² / 2 over draws is D / 2: {D / 2} for D = {D}, got {gap(D)}"
-    assert 0 <= share < 1e-4, f"no draw in 100,000 should come so near to the mode in 100 dimensions, you found a share of {share}"
+        assert math.isclose(float(gap(D)), D / 2, rel_tol=1e-6), (
+            f"the mean of |z|² / 2 over draws is D / 2: {D / 2} for D = {D}, got {gap(D)}"
+        )
+    assert 0 <= share < 1e-4, (
+        f"no draw in 100,000 should come so near to the mode in 100 dimensions, you found a share of {share}"
+    )
     print("Exercise 2: passed")
 
 
@@ -44,9 +56,15 @@ def check_exercise_3(waste):
         return print("Exercise 3: not answered yet")
     assert abs(float(waste(p, p))) < 1e-12, "the right table wastes nothing"
     expected = float((p * np.log2(p / q)).sum())
-    assert not math.isclose(value, float(-(p * np.log2(q)).sum())), "this is the whole length of the file: take off what the right table would need"
-    assert not math.isclose(value, expected * math.log(2)), "this is in nats; the file is counted in bits"
-    assert math.isclose(value, expected), f"symbols come with probability p and cost -log2 q each: expected {expected:.4f} bits, got {value:.4f}"
+    assert not math.isclose(value, float(-(p * np.log2(q)).sum())), (
+        "this is the whole length of the file: take off what the right table would need"
+    )
+    assert not math.isclose(value, expected * math.log(2)), (
+        "this is in nats; the file is counted in bits"
+    )
+    assert math.isclose(value, expected), (
+        f"symbols come with probability p and cost -log2 q each: expected {expected:.4f} bits, got {value:.4f}"
+    )
     print("Exercise 3: passed")
 
 
@@ -57,11 +75,17 @@ def check_exercise_4(forward, inverse):
     if out is None:
         return print("Exercise 4: not answered yet")
     m, d = out
-    assert not m.is_floating_point() and not d.is_floating_point(), "m and d should be integers: use // and not /"
+    assert not m.is_floating_point() and not d.is_floating_point(), (
+        "m and d should be integers: use // and not /"
+    )
     assert torch.equal(d, b - a), "d should be b - a"
-    assert torch.equal(m, torch.div(a + b, 2, rounding_mode="floor")), "m should be a + floor(d / 2), which is the floor of the mean; -1 // 2 is -1"
+    assert torch.equal(m, torch.div(a + b, 2, rounding_mode="floor")), (
+        "m should be a + floor(d / 2), which is the floor of the mean; -1 // 2 is -1"
+    )
     back = inverse(m, d)
-    assert back is not None and torch.equal(back[0], a) and torch.equal(back[1], b), "inverse(m, d) should give a and b back, all of them"
+    assert back is not None and torch.equal(back[0], a) and torch.equal(back[1], b), (
+        "inverse(m, d) should give a and b back, all of them"
+    )
     print("Exercise 4: passed")
 
 
@@ -75,8 +99,12 @@ def check_exercise_5(copied):
     assert value == 1, f"these rows are all copies, you found a share of {value}"
     fresh = rng.normal(size=(30, 4)) * [1e-3, 1, 10, 1e3]
     assert copied(fresh, real) == 0, "none of these rows is a copy"
-    assert math.isclose(copied(np.concatenate([real[:10], fresh]), real), 0.25), "10 of these 40 rows are copies"
+    assert math.isclose(copied(np.concatenate([real[:10], fresh]), real), 0.25), (
+        "10 of these 40 rows are copies"
+    )
     near = real.copy()
     near[:, 0] += 1e-4  # a tenth of that column's standard deviation
-    assert copied(near, real) == 0, "a row that differs in one column by a tenth of its standard deviation is no copy: scale each column"
+    assert copied(near, real) == 0, (
+        "a row that differs in one column by a tenth of its standard deviation is no copy: scale each column"
+    )
     print("Exercise 5: passed")

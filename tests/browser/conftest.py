@@ -30,13 +30,19 @@ EVALUATE = f"""async code => {{ const v = (await {NOTEBOOK}.sessionContext.sessi
 
 @pytest.fixture(scope="session")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason=f"Playwright is not installed; {HOW}")
-    installed = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason=f"Playwright is not installed; {HOW}"
+    )
+    installed = next(
+        filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+    )
     with sync_api.sync_playwright() as playwright:
         path = installed or playwright.chromium.executable_path
         if not Path(path).exists():
             pytest.skip(f"Chromium is not installed; {HOW}")
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
+        chromium = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        )
         yield chromium
         chromium.close()
 
@@ -55,10 +61,30 @@ def server(browser, tmp_path_factory):
     url, token = f"http://127.0.0.1:{port}", secrets.token_hex(16)
     folders = {"JUPYTER_CONFIG_DIR": "", "JUPYTER_DATA_DIR": "d", "JUPYTER_RUNTIME_DIR": "r"}
     folders |= {"JUPYTERLAB_SETTINGS_DIR": "s", "JUPYTERLAB_WORKSPACES_DIR": "w"}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]
-    environment = os.environ | {name: str(home / folder) for name, folder in folders.items()} | {"JUPYTER_TOKEN": token}
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+    ]
+    command += [
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.news_url=None",
+    ]
+    command += [
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",
+    ]
+    environment = (
+        os.environ
+        | {name: str(home / folder) for name, folder in folders.items()}
+        | {"JUPYTER_TOKEN": token}
+    )
     with (home / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     deadline = time.monotonic() + 60
@@ -79,7 +105,10 @@ class Lab:
 
     def __init__(self, page, url, token):
         self.page, self.url, self.token, self.console = page, url, token, []
-        page.on("console", lambda message: self.console.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: self.console.append(message.text) if message.type == "error" else None,
+        )
         page.on("pageerror", lambda error: self.console.append(str(error)))
 
     def run(self, name):
@@ -87,7 +116,9 @@ class Lab:
         self.page.goto(f"{self.url}/lab/tree/{name}?token={self.token}&reset")
         self.page.wait_for_function(IDLE, timeout=90_000)
         self.page.evaluate(WATCH)
-        done = self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        done = self.page.evaluate(
+            "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
+        )
         assert self.errors() == []
         assert done
 

@@ -15,7 +15,9 @@ WIDTHS = [1280, 720]  # a laptop's screen, and half of it
 def shown(path):
     """How many explorers a notebook shows: cells that end with the name of one."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    return sum(re.fullmatch(r"explorer\w*", cell.source.splitlines()[-1]) is not None for cell in cells)
+    return sum(
+        re.fullmatch(r"explorer\w*", cell.source.splitlines()[-1]) is not None for cell in cells
+    )
 
 
 NOTEBOOKS = [path.name for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if shown(path)]
@@ -31,7 +33,9 @@ def press_one_step(page, explorer, slider):
     """One press of an arrow key must change the picture."""
     picture, handle = explorer.locator("img"), slider.locator(".noUi-handle")
     before = picture.get_attribute("src")
-    at_end = float(handle.get_attribute("aria-valuenow")) >= float(handle.get_attribute("aria-valuemax"))
+    at_end = float(handle.get_attribute("aria-valuenow")) >= float(
+        handle.get_attribute("aria-valuemax")
+    )
     handle.focus()
     page.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
     wait_for_another_picture(explorer, before)
@@ -41,7 +45,10 @@ def drag(page, explorer, slider):
     """Drag from where the handle is to a quarter, or three quarters, of the track."""
     before = explorer.locator("img").get_attribute("src")
     slider.scroll_into_view_if_needed()
-    handle, track = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-target").bounding_box()
+    handle, track = (
+        slider.locator(".noUi-handle").bounding_box(),
+        slider.locator(".noUi-target").bounding_box(),
+    )
     x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
     far = 0.75 if x < track["x"] + track["width"] / 2 else 0.25
     page.mouse.move(x, y)
@@ -63,7 +70,11 @@ def assert_nothing_is_cut_off(explorer):
         .filter(e => e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 3).map(e => e.className + ': ' + e.textContent)"""
     )
     assert cut == []
-    picture, box, panel = (explorer.locator("img").bounding_box(), explorer.bounding_box(), explorer.page.viewport_size)
+    picture, box, panel = (
+        explorer.locator("img").bounding_box(),
+        explorer.bounding_box(),
+        explorer.page.viewport_size,
+    )
     assert picture["x"] + picture["width"] <= min(box["x"] + box["width"], panel["width"]) + 1
 
 
@@ -89,9 +100,13 @@ def test_every_slider_moves_its_picture(lab, name):
             page.screenshot(path=SCREENSHOTS / f"{name[:2]}_{i + 1}_{width}.png")
             explorer.screenshot(path=SCREENSHOTS / f"{name[:2]}_{i + 1}_{width}_explorer.png")
         page.set_viewport_size({"width": WIDTHS[0], "height": 800})
-    in_kernel = [[round(float(value), 2) for value in values] for values in ast.literal_eval(lab.ask(VALUES))]
+    in_kernel = [
+        [round(float(value), 2) for value in values] for values in ast.literal_eval(lab.ask(VALUES))
+    ]
     for i in range(explorers.count()):  # the last event of every drag has arrived
-        assert [number(text) for text in explorers.nth(i).locator(".widget-readout").all_inner_texts()] in in_kernel
+        assert [
+            number(text) for text in explorers.nth(i).locator(".widget-readout").all_inner_texts()
+        ] in in_kernel
     assert lab.errors() == []
 
 
@@ -110,11 +125,18 @@ w
 
 def test_stale_events_of_a_dragged_slider_are_dropped(lab, server):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SLOW.strip())])
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     nbformat.write(notebook, server[2] / "slow.ipynb")
     lab.run("slow.ipynb")
     page, slider = lab.page, lab.page.locator(".widget-slider")
-    handle, track = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-target").bounding_box()
+    handle, track = (
+        slider.locator(".noUi-handle").bounding_box(),
+        slider.locator(".noUi-target").bounding_box(),
+    )
     x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -122,7 +144,10 @@ def test_stale_events_of_a_dragged_slider_are_dropped(lab, server):
         page.mouse.move(x + (i + 1) / 60 * 0.9 * track["width"], y)
     page.mouse.up()
     last = slider.locator(".widget-readout").inner_text()
-    page.wait_for_function("text => document.querySelector('.flowlib-explorer .widget-html-content').textContent === text", arg=last)
+    page.wait_for_function(
+        "text => document.querySelector('.flowlib-explorer .widget-html-content').textContent === text",
+        arg=last,
+    )
     seen = ast.literal_eval(lab.ask("seen"))
     assert seen[-1] == int(last) > 50
     assert len(seen) < 30, f"60 moves of the mouse made {len(seen)} updates"
