@@ -7,7 +7,7 @@ noise and all, of which each takes its share.
 import numpy as np
 import torch
 
-from .common import whole_number
+from .common import integer
 
 __all__ = ["make_batches", "DensityStream", "TensorStream"]
 
@@ -22,8 +22,8 @@ def stream(seed, purpose, number, device="cpu"):
 
 def make_batches(flow, data, context, batch_size, validation, flip, seed):
     """The batches of a density, a tensor or an image set, checked at the door."""
-    whole_number("batch_size", batch_size, at_least=1)
-    whole_number("validation", validation, at_least=0)
+    integer("batch_size", batch_size, at_least=1)
+    integer("validation", validation, at_least=0)
     if flip and len(flow.shape) != 3:
         raise ValueError(
             f"flip mirrors images (C, H, W); this flow takes data of shape {tuple(flow.shape)}"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .common import whole_number
+from .common import integer
 
 __all__ = [
     "Bijection",
@@ -211,7 +211,7 @@ class Diagonal(Bijection):
 
     def __init__(self, D):
         super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(whole_number("D", D, at_least=1)))
+        self.log_scale = nn.Parameter(torch.zeros(integer("D", D, at_least=1)))
 
     def forward(self, x, context=None):
         check_width(x, len(self.log_scale))

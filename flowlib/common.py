@@ -1,11 +1,12 @@
-"""Small things that every floor needs: budgets, seeds and the wording of errors."""
+"""Small things that every floor needs: budgets, seeds, and one check of what users hand in."""
 
 import numbers
 import os
 
+import numpy as np
 import torch
 
-__all__ = ["budget", "generator", "whole_number"]
+__all__ = ["as_tensor", "budget", "generator", "integer", "rand", "randn"]
 
 
 def budget(full, fast):
@@ -30,8 +31,34 @@ def generator(seed):
     return torch.Generator().manual_seed(int(seed))
 
 
-def whole_number(name, value, at_least):
+def integer(name, value, at_least):
     """Return `value` if it is an integer of at least `at_least`; otherwise raise a ValueError that names it."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
-        raise ValueError(f"{name} must be a whole number of at least {at_least}, got {value!r}")
+        raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
     return int(value)
+
+
+def as_tensor(values, name="data"):
+    """Return a tensor of what a user has: a tensor itself, an array (a view too), a data frame or a list of numbers.
+
+    Raises ValueError for anything that holds no numbers.
+    """
+    if torch.is_tensor(values):
+        return values
+    try:
+        return torch.from_numpy(np.ascontiguousarray(values))
+    except (TypeError, ValueError) as error:
+        kind = type(values).__name__
+        raise ValueError(f"{name} must be a tensor or an array of numbers, got a {kind}") from error
+
+
+def randn(shape, generator, like):
+    """Standard normal draws in the dtype and on the device of `like`, from a generator of any device, or None."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def rand(shape, generator, like):
+    """Uniform draws from [0, 1) in the dtype and on the device of `like`, from a generator of any device, or None."""
+    device = like.device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)

@@ -5,7 +5,7 @@ import math
 import torch
 
 from .bijections import Bijection
-from .common import whole_number
+from .common import integer
 
 __all__ = ["Dequantize", "VariationalDequantize"]
 
@@ -25,7 +25,7 @@ class Dequantize(Bijection):
 
     def __init__(self, bits=8):
         super().__init__()
-        if whole_number("bits", bits, at_least=1) > 8:
+        if integer("bits", bits, at_least=1) > 8:
             raise ValueError(f"uint8 images hold at most 8 bits, got bits={bits}")
         self.bits = bits
         self.register_buffer(

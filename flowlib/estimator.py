@@ -6,7 +6,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .bijections import Chain
-from .common import generator, whole_number
+from .common import generator, integer
 from .coupling import AffineCoupling
 from .flow import Flow
 from .masks import random
@@ -102,7 +102,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def sample(self, n_samples=1, random_state=None):
         """Draw rows: (n_samples, n_features). `random_state` is None for fresh ones, an integer or a RandomState."""
         check_is_fitted(self)
-        whole_number("n_samples", n_samples, at_least=1)
+        integer("n_samples", n_samples, at_least=1)
         return self.flow_.sample(
             n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1))
         ).numpy()
@@ -111,7 +111,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
 def _build(D, depth, hidden, seed):
     """The flow of D features."""
     layers = [ActNorm(D)]
-    for i in range(whole_number("depth", depth, at_least=1)):
+    for i in range(integer("depth", depth, at_least=1)):
         mask = random(D, seed=seed + i // 2) ^ (i % 2 == 1)
         layers.append(AffineCoupling(mask, MLP(int(mask.sum()), 2 * int((~mask).sum()), hidden)))
     return Flow(Chain(*layers), shape=(D,))

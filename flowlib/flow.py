@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Distribution, constraints
 
 from .bijections import Bijection, Chain
-from .common import generator, whole_number
+from .common import as_tensor, generator, integer
 from .dequantize import Dequantize
 
 __all__ = ["Flow", "MultiScale", "standard_normal_log_prob"]
@@ -81,7 +81,7 @@ class Flow(nn.Module):
         The base's standard deviation is multiplied by `temperature`: below 1, samples crowd towards the likely.
         Raises ValueError for a negative n or temperature.
         """
-        whole_number("n", n, at_least=0)
+        integer("n", n, at_least=0)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
         return self.inverse(temperature * self.draw_latents(n, generator(seed)), context)[0]
@@ -165,6 +165,17 @@ class Flow(nn.Module):
             raise ValueError(
                 f"this flow's weights are {dtype}, so it takes data of that dtype, got {x.dtype}: use x.to({dtype})"
             )
+
+    def as_input(self, x, context=None):
+        """Data and context as this flow takes them: tensors in its dtype, on its device, checked as `log_prob` says."""
+        like = next(self.parameters(), None)
+        x = as_tensor(x)
+        if like is not None:
+            x = x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+            if context is not None:
+                context = as_tensor(context, "context").to(like)
+        self.check_input(x, context)
+        return x, context
 
     def check_input(self, x, context=None):
         """Refuse data and context that would fail deep inside, or give NaN: see `log_prob`. One pass over the data."""

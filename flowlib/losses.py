@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .common import generator, whole_number
+from .common import generator, integer
 from .flow import standard_normal_log_prob
 
 __all__ = ["nll", "bits_per_dim", "importance_bits_per_dim", "reverse_kl"]
@@ -34,7 +34,7 @@ def importance_bits_per_dim(flow, images, k, seed=None):
     log P(x) >= E log 1/k sum_i p(x, u_i), which grows with k towards log P(x) (Burda et al., arXiv 1509.00519, theorem 1).
     k = 1 is `bits_per_dim` of one draw. Raises ValueError for k < 1, and whatever `Flow.log_prob` raises.
     """
-    whole_number("k", k, at_least=1)
+    integer("k", k, at_least=1)
     rng = generator(seed)
     draws = torch.stack([flow.log_prob(images, seed=rng) for _ in range(k)])
     return bits_per_dim(draws.logsumexp(0) - math.log(k), images.shape[1:])
@@ -48,7 +48,7 @@ def reverse_kl(flow, log_target, n, context=None, seed=None):
     `inverse`; `context` (n, C) is for conditional flows, `seed` fixes the draws. Raises ValueError for n < 1, for a flow of
     integers, and for a log_target that does not return one value per sample.
     """
-    whole_number("n", n, at_least=1)
+    integer("n", n, at_least=1)
     if flow.dequantize is not None:
         raise ValueError(
             "a flow that begins with Dequantize gives integers, through which no gradient passes"

@@ -2,7 +2,7 @@
 
 import torch
 
-from .common import generator, whole_number
+from .common import generator, integer
 
 __all__ = ["alternating", "halves", "random", "checkerboard", "channels"]
 
@@ -13,7 +13,7 @@ def alternating(D, flip=False):
     >>> alternating(4)
     tensor([ True, False,  True, False])
     """
-    mask = torch.arange(whole_number("D", D, at_least=1)) % 2 == 0
+    mask = torch.arange(integer("D", D, at_least=1)) % 2 == 0
     return ~mask if flip else mask
 
 
@@ -23,13 +23,13 @@ def halves(D, flip=False):
     >>> halves(5)
     tensor([ True,  True, False, False, False])
     """
-    mask = torch.arange(whole_number("D", D, at_least=1)) < D // 2
+    mask = torch.arange(integer("D", D, at_least=1)) < D // 2
     return ~mask if flip else mask
 
 
 def random(D, seed):
     """A random D // 2 of D dimensions pass through; the same seed gives the same mask. Shape (D,), bool."""
-    order = torch.randperm(whole_number("D", D, at_least=1), generator=generator(seed))
+    order = torch.randperm(integer("D", D, at_least=1), generator=generator(seed))
     return order < D // 2
 
 
@@ -41,8 +41,8 @@ def checkerboard(H, W, flip=False):
             [False,  True, False]])
     """
     row, column = (
-        torch.arange(whole_number("H", H, at_least=1))[:, None],
-        torch.arange(whole_number("W", W, at_least=1)),
+        torch.arange(integer("H", H, at_least=1))[:, None],
+        torch.arange(integer("W", W, at_least=1)),
     )
     mask = (row + column) % 2 == 0
     return ~mask if flip else mask

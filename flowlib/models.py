@@ -4,7 +4,7 @@ import functools
 import inspect
 
 from .bijections import Chain, Diagonal, Flatten, Inverse, Logit, SoftLog, Squeeze
-from .common import whole_number
+from .common import integer
 from .coupling import AdditiveCoupling, AffineCoupling
 from .dequantize import Dequantize, VariationalDequantize
 from .flow import Flow, MultiScale
@@ -43,7 +43,7 @@ def build(name, **arguments):
 def nice_2d(depth=8, hidden=(64, 64), context_features=0):
     """NICE for points in the plane: a standardising ActNorm, additive couplings, and one learned scale per dimension."""
     layers = [ActNorm(2)]
-    for i in range(whole_number("depth", depth, at_least=1)):
+    for i in range(integer("depth", depth, at_least=1)):
         layers.append(
             AdditiveCoupling(alternating(2, flip=i % 2 == 1), MLP(1, 1, hidden, context_features))
         )
@@ -54,7 +54,7 @@ def nice_2d(depth=8, hidden=(64, 64), context_features=0):
 def realnvp_2d(depth=8, hidden=(64, 64), context_features=0):
     """Real NVP for points in the plane: a standardising ActNorm, then affine couplings that take turns."""
     layers = [ActNorm(2)]
-    for i in range(whole_number("depth", depth, at_least=1)):
+    for i in range(integer("depth", depth, at_least=1)):
         layers.append(
             AffineCoupling(alternating(2, flip=i % 2 == 1), MLP(1, 2, hidden, context_features))
         )
@@ -100,7 +100,7 @@ def realnvp_mlp(
     C, H, W = shape
     D = C * H * W
     layers = [Dequantize(bits), Logit(), Flatten(shape)]
-    for i in range(whole_number("depth", depth, at_least=1)):
+    for i in range(integer("depth", depth, at_least=1)):
         kept = _choose("mask", mask, VECTOR_MASKS)(C, H, W, i)
         n_in, n_out = int(kept.sum()), int((~kept).sum())
         network = (
@@ -142,7 +142,7 @@ def realnvp_image(
         else Dequantize(bits)
     )
     levels = []
-    for k in range(whole_number("scales", scales, at_least=1)):
+    for k in range(integer("scales", scales, at_least=1)):
         last = k == scales - 1
         layers = _couplings(
             C,

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .bijections import Bijection, check_width, per_channel, positions
-from .common import whole_number
+from .common import integer
 
 __all__ = ["ActNorm", "BatchNorm"]
 
@@ -30,7 +30,7 @@ class BatchNorm(Bijection):
 
     def __init__(self, C, mask=None, eps=1e-4, momentum=0.1, moving_average=False):
         super().__init__()
-        whole_number("C", C, at_least=1)
+        integer("C", C, at_least=1)
         self.eps, self.momentum, self.moving_average = eps, momentum, moving_average
         self.register_buffer("running_mean", torch.zeros(C))
         self.register_buffer("running_var", torch.ones(C))
@@ -112,7 +112,7 @@ class ActNorm(Bijection):
 
     def __init__(self, C):
         super().__init__()
-        whole_number("C", C, at_least=1)
+        integer("C", C, at_least=1)
         self.shift = nn.Parameter(torch.zeros(C))
         self.log_scale = nn.Parameter(torch.zeros(C))
         self.register_buffer("initialised", torch.tensor(False))

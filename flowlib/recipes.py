@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import checkpoints, data, losses, models, training
-from .common import whole_number
+from .common import integer
 
 __all__ = ["Recipe", "RECIPES", "train", "score", "data_of"]
 
@@ -279,9 +279,9 @@ def score(flow, examples, *, draws=1, limit=None, seed=1, progress=False):
             "kl_standard_error": round((gap.std() / len(gap) ** 0.5).item(), 4),
             "test_points": len(x),
         }
-    whole_number("draws", draws, at_least=1)
+    integer("draws", draws, at_least=1)
     if limit is not None:
-        whole_number("limit", limit, at_least=2)  # a standard error needs two
+        integer("limit", limit, at_least=2)  # a standard error needs two
     rng, images = torch.Generator().manual_seed(seed), examples.test[:limit]
     device = next(flow.parameters()).device
     pieces = tqdm(images.split(500), disable=not progress, unit="batch", leave=False)

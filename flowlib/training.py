@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from .batches import make_batches
 from .checkpoints import require_builder
-from .common import generator, whole_number
+from .common import generator, integer
 from .data import Density
 from .flow import Flow
 from .losses import bits_per_dim, nll
@@ -81,7 +81,7 @@ class Settings:
             raise ValueError(
                 f"unknown precision {self.precision!r}; there are auto, bfloat16, float32"
             )
-        self.steps = whole_number("steps", self.steps, at_least=1)
+        self.steps = integer("steps", self.steps, at_least=1)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         self.lr = float(self.lr)
@@ -160,7 +160,7 @@ def fit(
     """
     from accelerate import Accelerator
 
-    whole_number("snapshots", snapshots, at_least=0)
+    integer("snapshots", snapshots, at_least=0)
     if steps is not None and epochs is not None:
         raise ValueError("give steps or epochs, not both")
     if run is not None and seed is None:
@@ -182,7 +182,7 @@ def fit(
                 f"a batch of {batches.batch_size} rows does not divide by {accelerator.num_processes} processes"
             )
         if epochs is not None:
-            steps = whole_number("epochs", epochs, at_least=1) * batches.per_epoch
+            steps = integer("epochs", epochs, at_least=1) * batches.per_epoch
         steps = 4_000 if steps is None else steps
         settings = Settings(
             steps,

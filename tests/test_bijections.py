@@ -249,7 +249,7 @@ def test_a_norm_of_images_counts_every_position(kind):
 
 @pytest.mark.parametrize("kind", [Diagonal, BatchNorm, ActNorm])
 def test_a_senseless_width_is_refused(kind):
-    with pytest.raises(ValueError, match="must be a whole number of at least 1, got -3"):
+    with pytest.raises(ValueError, match="must be an integer of at least 1, got -3"):
         kind(-3)
 
 
@@ -342,7 +342,7 @@ def test_the_largest_noise_there_is_rounds_to_one_and_stays_finite_through_logit
 
 @pytest.mark.parametrize("bits", [0, -1, 2.5, True, "8", None])
 def test_dequantize_refuses_senseless_bits(bits):
-    with pytest.raises(ValueError, match="bits must be a whole number of at least 1, got"):
+    with pytest.raises(ValueError, match="bits must be an integer of at least 1, got"):
         Dequantize(bits)
 
 

@@ -557,7 +557,7 @@ def test_a_limit_cuts_the_other_sets():
 @pytest.mark.parametrize("name", ["digits", "celeba"])
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "5"])
 def test_a_bad_limit_is_refused(name, limit):
-    with pytest.raises(ValueError, match="limit must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="limit must be an integer of at least 1"):
         data.load(name, limit=limit, standin=True)
 
 

@@ -299,7 +299,7 @@ def test_a_checkpoint_that_does_not_name_its_data_cannot_be_evaluated(tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["-n", "-1"], "n must be a whole number of at least 0, got -1"),
+        (["-n", "-1"], "n must be an integer of at least 0, got -1"),
         (["--temperature", "-1"], "temperature must be finite and not negative, got -1.0"),
         (["--temperature", "nan"], "temperature must be finite and not negative, got nan"),
         (["-o", "no/such/folder/points.csv"], "no/such/folder/points.csv"),
@@ -313,8 +313,8 @@ def test_senseless_samples_are_refused(arguments, text, moons, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
-        (["--batch-size", "0"], "batch_size must be a whole number of at least 1, got 0"),
+        (["--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),
         (["--lr", "-1"], "lr must be positive and finite, got -1.0"),
         (["--epochs", "1"], "a density has no epochs: say how many steps"),
     ],
@@ -326,7 +326,7 @@ def test_senseless_training_is_refused_and_leaves_no_folder(arguments, text, tmp
 
 
 def test_draws_must_be_one_or_more(digits, capsys):
-    assert "must be a whole number of at least 1, got 0" in complaint(
+    assert "must be an integer of at least 1, got 0" in complaint(
         capsys, "evaluate", digits, "--draws", "0"
     )
 

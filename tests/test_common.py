@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flowlib
-from flowlib.common import budget, generator, whole_number
+from flowlib.common import budget, generator, integer
 
 PACKAGE = Path(flowlib.__file__).parent
 FLOORS = [
@@ -65,13 +65,13 @@ def test_a_seed_beyond_64_bits_is_refused_by_name():
 
 
 def test_whole_number_hands_back_what_it_accepts():
-    assert whole_number("n", 3, at_least=3) == 3
+    assert integer("n", 3, at_least=3) == 3
 
 
 @pytest.mark.parametrize("value", [2, -1, 3.0, True, "3", None, float("nan")])
 def test_whole_number_refuses_by_name(value):
-    with pytest.raises(ValueError, match="n must be a whole number of at least 3, got "):
-        whole_number("n", value, at_least=3)
+    with pytest.raises(ValueError, match="n must be an integer of at least 3, got "):
+        integer("n", value, at_least=3)
 
 
 def test_import_flowlib_loads_nothing_heavy():

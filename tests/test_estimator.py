@@ -128,7 +128,7 @@ def test_senseless_noise_is_refused(noise):
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("depth", 0, "depth must be a whole number"), ("steps", 1.5, "steps must be a whole number")],
+    [("depth", 0, "depth must be an integer"), ("steps", 1.5, "steps must be an integer")],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_senseless_settings_are_refused_by_name(name, value, message):
@@ -141,7 +141,7 @@ def test_rows_that_do_not_fit_are_refused(fitted):
         fitted.score_samples(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="Input X contains NaN"):
         fitted.score_samples(np.full((1, 2), np.nan))
-    with pytest.raises(ValueError, match="n_samples must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="n_samples must be an integer of at least 1"):
         fitted.sample(0)
 
 

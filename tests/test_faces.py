@@ -136,7 +136,7 @@ def test_facing_left_carries_the_glasses_to_the_left():
 
 @pytest.mark.parametrize("n", [-1, 2.5, True, "many"])
 def test_a_wrong_number_is_refused(n):
-    with pytest.raises(ValueError, match=f"n must be a whole number of at least 0, got {n!r}"):
+    with pytest.raises(ValueError, match=f"n must be an integer of at least 0, got {n!r}"):
         draw_faces(n)
 
 
@@ -151,7 +151,7 @@ def test_a_wrong_size_is_refused(size):
 @pytest.mark.parametrize("size", [24, 0, 64.0])
 def test_a_size_too_small_or_not_whole_is_refused(size):
     with pytest.raises(
-        ValueError, match=f"size must be a whole number of at least 32, got {size!r}"
+        ValueError, match=f"size must be an integer of at least 32, got {size!r}"
     ):
         draw_faces(1, size=size)
 

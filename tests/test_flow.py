@@ -282,7 +282,7 @@ def test_log_prob_refuses_a_context_that_is_not_finite():
 
 @pytest.mark.parametrize("n", [-1, 2.0, "3", None, True])
 def test_a_senseless_number_of_samples_is_refused(n):
-    with pytest.raises(ValueError, match="n must be a whole number of at least 0, got"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 0, got"):
         FLOWS["realnvp_2d"]().sample(n)
 
 
@@ -325,7 +325,7 @@ def test_an_unknown_model_is_refused_by_naming_those_there_are():
 @pytest.mark.parametrize("builder", [models.nice_2d, models.realnvp_2d])
 @pytest.mark.parametrize("depth", [0, -1, 2.5])
 def test_a_senseless_depth_is_refused(builder, depth):
-    with pytest.raises(ValueError, match="depth must be a whole number of at least 1, got"):
+    with pytest.raises(ValueError, match="depth must be an integer of at least 1, got"):
         builder(depth=depth)
 
 
@@ -513,7 +513,7 @@ def test_images_of_another_shape_are_refused(shape):
         ),
         ({"norm": "layernorm"}, "unknown norm 'layernorm'; there are None, actnorm, batchnorm"),
         ({"bits": 9}, "uint8 images hold at most 8 bits, got bits=9"),
-        ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
+        ({"depth": 0}, "depth must be an integer of at least 1, got 0"),
         ({"hidden": 8}, "hidden must list the widths of the hidden layers"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -44,7 +44,7 @@ def test_checkerboard_passes_the_fields_whose_row_and_column_add_up_to_an_even_n
     ("H", "W", "name"), [(0, 4, "H"), (4, 0, "W"), (2.0, 4, "H"), (4, True, "W")]
 )
 def test_a_senseless_board_is_refused(H, W, name):
-    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
         masks.checkerboard(H, W)
 
 
@@ -59,5 +59,5 @@ def test_random_reaches_every_dimension_over_seeds():
     "make", [masks.alternating, masks.halves, lambda D: masks.random(D, seed=0)]
 )
 def test_a_senseless_number_of_dimensions_is_refused(make, D):
-    with pytest.raises(ValueError, match="D must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="D must be an integer of at least 1"):
         make(D)

@@ -276,7 +276,7 @@ def test_integer_points_are_refused(name):
 @every_density
 @pytest.mark.parametrize("n", [-1, 2.0, None])
 def test_a_senseless_number_of_points_is_refused(name, n):
-    with pytest.raises(ValueError, match="n must be a whole number of at least 0, got"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 0, got"):
         DENSITIES[name]().sample(n)
 
 

@@ -294,11 +294,11 @@ def test_a_learning_rate_that_is_too_high_never_ends_in_a_flow_far_worse_than_at
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("steps", 0, "steps must be a whole number of at least 1, got 0"),
-        ("steps", 1e3, "steps must be a whole number of at least 1, got 1000.0"),
-        ("batch_size", 0, "batch_size must be a whole number of at least 1, got 0"),
-        ("batch_size", -5, "batch_size must be a whole number of at least 1, got -5"),
-        ("snapshots", -1, "snapshots must be a whole number of at least 0, got -1"),
+        ("steps", 0, "steps must be an integer of at least 1, got 0"),
+        ("steps", 1e3, "steps must be an integer of at least 1, got 1000.0"),
+        ("batch_size", 0, "batch_size must be an integer of at least 1, got 0"),
+        ("batch_size", -5, "batch_size must be an integer of at least 1, got -5"),
+        ("snapshots", -1, "snapshots must be an integer of at least 0, got -1"),
         ("lr", 0, "lr must be positive and finite, got 0"),
         ("lr", -1e-3, "lr must be positive and finite, got -0.001"),
         ("lr", math.nan, "lr must be positive and finite, got nan"),

@@ -371,7 +371,7 @@ def test_without_another_image_there_is_nothing_to_take_from_it(pixels):
         (lambda f, g, h: widgets.explore_training(f), "needs a history with snapshots"),
         (
             lambda f, g, h: widgets.explore_training(h, n=0),
-            "n must be a whole number of at least 1",
+            "n must be an integer of at least 1",
         ),
         (
             lambda f, g, h: widgets.latent_sliders(f, torch.ones(1, 2)),
@@ -393,7 +393,7 @@ def test_without_another_image_there_is_nothing_to_take_from_it(pixels):
         (lambda f, g, h: widgets.latent_sliders(g, {}), "at least one direction"),
         (
             lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), n=0),
-            "n must be a whole number of at least 1",
+            "n must be an integer of at least 1",
         ),
         (
             lambda f, g, h: widgets.latent_sliders(g, torch.ones(1, 64), IMAGES.float()),

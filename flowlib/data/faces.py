@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ..common import generator, whole_number
+from ..common import generator, integer
 
 __all__ = ["ATTRIBUTES", "draw_faces"]
 
@@ -60,8 +60,8 @@ def draw_faces(n, size=64, seed=0):
     >>> images, attributes = draw_faces(36, seed=1)
     >>> smiling = images[attributes[:, ATTRIBUTES.index("smiling")] == 1]
     """
-    n = whole_number("n", n, at_least=0)
-    if whole_number("size", size, at_least=32) > 128 or size % 8:
+    n = integer("n", n, at_least=0)
+    if integer("size", size, at_least=32) > 128 or size % 8:
         raise ValueError(f"size must be a multiple of 8 from 32 to 128, got {size}")
     rng = generator(seed)
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..common import budget, generator, whole_number
+from ..common import budget, generator, integer
 from . import celeba, faces
 from .npy import append
 
@@ -81,7 +81,7 @@ def load(name, *, size=None, limit=None, standin=False):
         raise ValueError(f"there is no image set {name!r}; there are {', '.join(SOURCES)}")
     source = SOURCES[name]
     if source.shape is None:
-        size = whole_number("size", 64 if size is None else size, at_least=1)
+        size = integer("size", 64 if size is None else size, at_least=1)
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(map(str, SIZES))}, got {size!r}")
     elif size is not None:
@@ -89,7 +89,7 @@ def load(name, *, size=None, limit=None, standin=False):
             f'size goes with "celeba" and "faces"; {source.title} is always {" x ".join(map(str, source.shape))}'
         )
     if limit is not None:
-        limit = whole_number("limit", limit, at_least=1)
+        limit = integer("limit", limit, at_least=1)
     try:
         return _load(name, size, limit)
     except FileNotFoundError:

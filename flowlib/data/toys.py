@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ..common import generator, whole_number
+from ..common import generator, integer
 
 __all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana"]
 
@@ -21,7 +21,7 @@ class Density:
 
     def sample(self, n, seed=None):
         """Draw n points: (n, 2) float32. seed: an integer, a torch.Generator, or None for torch's global generator."""
-        return self._sample(whole_number("n", n, at_least=0), generator(seed)).float()
+        return self._sample(integer("n", n, at_least=0), generator(seed)).float()
 
     def log_prob(self, x):
         """The exact log-density in nats, computed in float64 and returned in x's dtype: (n, 2) -> (n,)."""

@@ -7,7 +7,7 @@ import torch
 from torchvision.utils import make_grid
 
 from .. import plotting
-from ..common import generator, whole_number
+from ..common import generator, integer
 from ..flow import MultiScale
 from .explorer import LOOK, Explorer, axes_row, require_flow, slider
 
@@ -27,7 +27,7 @@ def principal_directions(flow, images, k=4):
     _check_images("principal_directions", flow, images, at_least=2)
     z = torch.cat([flow.encode(piece) for piece in images.split(100)])
     _, spread, directions = torch.linalg.svd(z - z.mean(0), full_matrices=False)
-    k = min(whole_number("k", k, at_least=1), len(z) - 1)
+    k = min(integer("k", k, at_least=1), len(z) - 1)
     signs = (
         directions[:k].gather(1, directions[:k].abs().argmax(1, keepdim=True)).sign()
     )  # svd leaves them open
@@ -65,7 +65,7 @@ def latent_sliders(flow, directions, images=None, n=8):
             "directions may not be called 'temperature' or 'seed', which are controls of their own"
         )
     still = None if images is None else flow.encode(images)
-    n = whole_number("n", n, at_least=1) if images is None else len(images)
+    n = integer("n", n, at_least=1) if images is None else len(images)
     columns = n if n <= 5 else -(-n // 2)
     rows = -(-n // columns)
     figure, (ax,) = axes_row(

@@ -7,7 +7,7 @@ import torch
 
 from .. import plotting
 from ..bijections import Chain
-from ..common import whole_number
+from ..common import integer
 from ..plotting import LATENT_BOX, ORANGE
 from .explorer import Explorer, axes_row, require_flow, slider
 
@@ -159,7 +159,7 @@ def explore_training(history, box=None, n=500, seed=0):
     snapshots = history.snapshots
     _check_plane("explore_training", snapshots[-1].flow)
     samples = [
-        snapshot.flow.sample(whole_number("n", n, at_least=1), seed=seed) for snapshot in snapshots
+        snapshot.flow.sample(integer("n", n, at_least=1), seed=seed) for snapshot in snapshots
     ]
     box = plotting.square(_box_around(samples[-1]) if box is None else box)
     densities = [
