@@ -573,7 +573,7 @@ def test_other_sets_have_no_size(name):
 @pytest.mark.parametrize("size", [0, 48, 128, 64.0, "64", True])
 def test_other_sizes_are_refused(name, size):
     with pytest.raises(
-        ValueError, match=r"size must be (one of 64, 32|a whole number of at least 1), got "
+        ValueError, match=r"size must be (one of 64, 32|an integer of at least 1), got "
     ):
         data.load(name, size=size, standin=True)
 
