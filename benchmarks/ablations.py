@@ -44,9 +44,8 @@ class Unbounded(AffineCoupling):
 def without_weight_norm(flow):
     for module in flow.modules():
         if is_parametrized(module, "weight"):
-            remove_parametrizations(
-                module, "weight", leave_parametrized=True
-            )  # a last layer of zeros stays one
+            # a last layer of zeros stays one
+            remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
 def without_network_batch_norm(flow):

@@ -33,9 +33,8 @@ def run(precision, seed, images):
         "seed": seed,
         "bits_per_dim": round(bits[FIRST:].mean().item(), 5),
         "seconds": round(history.seconds, 1),
-        "curve": [
-            round(mean.item(), 4) for mean in bits.view(-1, 20).mean(1)
-        ],  # means over 20 steps
+        # means over 20 steps
+        "curve": [round(mean.item(), 4) for mean in bits.view(-1, 20).mean(1)],
     }
     print(
         f"{precision:8} seed {seed}: {row['bits_per_dim']:.4f} bits/dim over steps {FIRST} to "
