@@ -4,6 +4,8 @@ import ast
 import json
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -122,6 +124,17 @@ def test_opens_as_agreed(path):
     assert any("image/png" in out.get("data", {}) for out in cells[first + 1].get("outputs", [])), (
         "the hero figure comes right after the set-up"
     )
+
+
+@every_notebook
+def test_finds_its_folder_wherever_its_kernel_was_started(path):
+    """By the first lines of its first cell, up to the first import of what is not Python's own."""
+    top = code_cells(read(path))[0].source.split("\n\n")[:2]
+    code = "\n".join([*top, "import pathlib", "print(pathlib.Path.cwd())"])
+    for start in (ROOT, path.parent):
+        command = [sys.executable, "-S", "-c", code]
+        found = subprocess.run(command, cwd=start, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == str(path.parent)
 
 
 @every_chapter
