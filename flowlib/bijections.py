@@ -1,8 +1,7 @@
 """The protocol of a bijection, and the bijections that need no network.
 
-Direction: `forward` takes data x to latent z, `inverse` takes z back to x. Both return
-`(output, log_det)`, where log_det, shape (B,), is log |det| of the Jacobian of the direction that
-was asked for, in nats.
+`forward` takes data x to latent z, `inverse` takes z back to x. Both return `(output, log_det)`,
+where log_det, shape (B,), is log |det| of the Jacobian of the direction asked for, in nats.
 """
 
 import math
@@ -32,12 +31,10 @@ class Bijection(nn.Module):
 
     Shapes: x and z (B, ...), context (B, C) or None, log_det (B,).
 
-    >>> class Double(Bijection):
+    >>> class Mirror(Bijection):
     ...     def forward(self, x, context=None):
-    ...         return 2 * x, x.new_full((len(x),), x[0].numel() * math.log(2))
-    ...
-    ...     def inverse(self, z, context=None):
-    ...         return z / 2, z.new_full((len(z),), -z[0].numel() * math.log(2))
+    ...         return -x, x.new_zeros(len(x))
+    ...     inverse = forward
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -48,6 +45,10 @@ class Bijection(nn.Module):
         """z -> (x, log |det dx/dz|)"""
         raise NotImplementedError
 
+    def extra_repr(self) -> str:
+        settings = {k: v for k, v in vars(self).items() if type(v) in (int, float, str, torch.Size)}
+        return ", ".join(f"{name}={value}" for name, value in settings.items())
+
 
 def sum_dims(values: Tensor) -> Tensor:
     """Sum over everything but the batch: (B, ...) -> (B,)."""
@@ -55,7 +56,7 @@ def sum_dims(values: Tensor) -> Tensor:
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """Shape a (C,) parameter so that it broadcasts over x (B, C) or (B, C, H, W), and over no other."""
+    """Shape a (C,) parameter so that it broadcasts over x (B, C) or (B, C, H, W), and no other."""
     check_width(x, len(parameter))
     return parameter.view(-1, *[1] * (x.dim() - 2))
 
@@ -72,7 +73,7 @@ def shared_log_det(log_scale: Tensor, x: Tensor) -> Tensor:
 
 
 class Chain(nn.Sequential, Bijection):
-    """Bijections one after the other; indexed, sliced and added like any `nn.Sequential`.
+    """Bijections one after the other, indexed, sliced and added like an `nn.Sequential`.
 
     forward   z = f_K( ... f_1(x))
     log_det   sum of log |det df_k|, each taken where it acts
@@ -81,9 +82,8 @@ class Chain(nn.Sequential, Bijection):
 
     `noise` is for a `Dequantize` in the first place. Raises ValueError for an empty chain.
 
-    >>> z, log_det = Chain(Logit(), Flatten((1, 4, 4)))(torch.rand(3, 1, 4, 4))
-    >>> z.shape, log_det.shape
-    (torch.Size([3, 16]), torch.Size([3]))
+    >>> Chain(Logit(), Flatten((1, 4, 4)))(torch.rand(3, 1, 4, 4))[0].shape
+    torch.Size([3, 16])
     """
 
     def __init__(self, *bijections: nn.Module):
@@ -93,8 +93,6 @@ class Chain(nn.Sequential, Bijection):
 
     def __add__(self, other: "Chain") -> "Chain":
         return Chain(*self, *other) if isinstance(other, Chain) else NotImplemented
-
-    __mul__ = __rmul__ = __imul__ = None  # the same layers twice would share their parameters
 
     def forward(self, x, context=None, noise=None):
         total, first = 0.0, {} if noise is None else {"noise": noise}
@@ -130,8 +128,7 @@ class Inverse(Bijection):
 
 
 class Logit(Bijection):
-    """From the unit interval to the real line, squashed a little so that 0 and 1 stay finite
-    (Real NVP, section 4.1).
+    """From the unit interval to the real line, 0 and 1 kept finite (Real NVP, section 4.1).
 
     forward   z = logit(p),  p = alpha + (1 - 2 alpha) x,  x in [0, 1]
     log_det   sum -log p - log(1 - p) + log(1 - 2 alpha)
@@ -139,8 +136,7 @@ class Logit(Bijection):
     log_det   minus the above; in terms of z, -log p - log(1 - p) = softplus(z) + softplus(-z)
 
     The formula is the authors' code's; the paper prints alpha + (1 - alpha) x, which diverges at 1.
-    Values of x outside [0, 1] by more than alpha / (1 - 2 alpha) give NaN.
-    Raises ValueError unless 0 <= alpha < 0.5.
+    NaN for x outside [0, 1] by more than alpha / (1 - 2 alpha); ValueError unless 0 <= alpha < 0.5.
 
     >>> Logit()(torch.tensor([[0.0, 0.5, 1.0]]))[0]
     tensor([[-2.9444,  0.0000,  2.9444]])
@@ -160,17 +156,12 @@ class Logit(Bijection):
         x = (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha)
         return x, -sum_dims(F.softplus(z) + F.softplus(-z) + math.log(1 - 2 * self.alpha))
 
-    def extra_repr(self):
-        return f"alpha={self.alpha}"
-
 
 class Flatten(Bijection):
-    """Images (B, *shape) as vectors (B, D), row by row; log_det is 0 both ways.
+    """Images (B, *shape) as vectors (B, D), row by row; ValueError for another shape.
 
-    forward   z_i = x_{c,h,w},  i = (c H + h) W + w
+    forward   z_i = x_{c,h,w},  i = (c H + h) W + w, log_det 0
     inverse   the same, backwards
-
-    Raises ValueError for another shape.
 
     >>> Flatten((1, 4, 4))(torch.rand(3, 1, 4, 4))[0].shape
     torch.Size([3, 16])
@@ -190,22 +181,15 @@ class Flatten(Bijection):
         check_width(z, self.shape.numel())
         return z.reshape(len(z), *self.shape), z.new_zeros(len(z))
 
-    def extra_repr(self):
-        return f"{tuple(self.shape)}"
-
 
 class SoftLog(Bijection):
-    """The identity up to |x| = tau, logarithmic beyond, so that no latent value runs away
-    (Andrade, arXiv 2402.16408).
-
-    With the excess e = max(|x| - tau, 0), or e' = max(|z| - tau, 0) on the other side:
+    """The identity up to |x| = tau > 0, logarithmic beyond: no latent value runs away (Andrade,
+    arXiv 2402.16408). With the excess e = max(|x| - tau, 0), and e' = max(|z| - tau, 0):
 
     forward   z = sign(x) (min(|x|, tau) + log(1 + e))
     log_det   -sum log(1 + e)
     inverse   x = sign(z) (min(|z|, tau) + exp(e') - 1)
     log_det   +sum e'
-
-    Raises ValueError unless tau > 0.
 
     >>> SoftLog(tau=2.0)(torch.tensor([[1.0, 1_000.0]]))[0]
     tensor([[1.0000, 8.9068]])
@@ -228,13 +212,9 @@ class SoftLog(Bijection):
         bent = z.sign() * (self.tau + torch.expm1(excess))
         return torch.where(size <= self.tau, z, bent), sum_dims(excess)
 
-    def extra_repr(self):
-        return f"tau={self.tau}"
-
 
 class Diagonal(Bijection):
-    """One learned scale per dimension: the only place where NICE changes volume (Dinh et al.,
-    arXiv 1410.8516, section 3.3).
+    """One learned scale per dimension, where NICE changes volume (arXiv 1410.8516, section 3.3).
 
     forward   z = x exp(s)
     log_det   H W sum s
@@ -261,12 +241,11 @@ class Diagonal(Bijection):
 
 
 class Permute(Bijection):
-    """A fixed reordering of the dimensions, or channels; log_det is 0 both ways.
+    """A fixed reordering of dimensions (B, D) or channels (B, D, H, W); log_det is 0 both ways.
 
     forward   z_i = x_order[i]
     inverse   x_order[i] = z_i
 
-    Shapes: x (B, D) or (B, D, H, W), order D distinct indices.
     Raises ValueError unless `order` holds each of 0 ... D-1 once.
 
     >>> Permute([2, 0, 1])(torch.tensor([[10.0, 20.0, 30.0]]))[0]
@@ -289,20 +268,15 @@ class Permute(Bijection):
         check_width(z, len(self.order))
         return z.index_select(1, self.order.argsort()), z.new_zeros(len(z))
 
-    def extra_repr(self):
-        return f"{self.order.tolist()}"
-
 
 class Squeeze(Bijection):
     """Blocks of 2 x 2 pixels into 4 channels; log_det is 0 both ways (Real NVP, section 3.6).
 
     forward   (B, C, H, W) -> (B, 4 C, H / 2, W / 2)
 
-    order "channel": channel 4 c + 2 row + column, so that the four pixels of a colour stay together
-    (for channel couplings); "checkerboard": channel k C + c, k = top left, bottom right, top right,
-    bottom left, so that the first half of the channels is one colour of the checkerboard and the
-    second half the other (before half of them is factored out).
-
+    order "channel": channel 4 c + 2 row + column, the four pixels of a colour stay together;
+    "checkerboard": channel k C + c, k = top left, bottom right, top right, bottom left: the two
+    halves of the channels are the two colours of the checkerboard, of which one is factored out.
     Raises ValueError for an odd height or width, and for another order.
 
     >>> Squeeze()(torch.rand(2, 3, 8, 8))[0].shape
@@ -320,11 +294,10 @@ class Squeeze(Bijection):
             raise ValueError(f"Squeeze takes (B, C, H, W) with even H and W, got {tuple(x.shape)}")
         B, C, H, W = x.shape
         blocks = x.reshape(B, C, H // 2, 2, W // 2, 2).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
-        if self.order == "checkerboard":
-            top_left, top_right, bottom_left, bottom_right = blocks.unbind(2)
-            z = torch.cat([top_left, bottom_right, top_right, bottom_left], dim=1)
-        else:
-            z = blocks.flatten(1, 2)
+        if self.order == "channel":
+            return blocks.flatten(1, 2), x.new_zeros(B)
+        top_left, top_right, bottom_left, bottom_right = blocks.unbind(2)
+        z = torch.cat([top_left, bottom_right, top_right, bottom_left], dim=1)
         return z, x.new_zeros(B)
 
     def inverse(self, z, context=None):
@@ -336,6 +309,3 @@ class Squeeze(Bijection):
             z = torch.stack([top_left, top_right, bottom_left, bottom_right], dim=2)
         blocks = z.reshape(B, C // 4, 2, 2, H, W).permute(0, 1, 4, 2, 5, 3)
         return blocks.reshape(B, C // 4, 2 * H, 2 * W), z.new_zeros(B)
-
-    def extra_repr(self):
-        return f"order={self.order!r}"

@@ -1,5 +1,6 @@
-"""Small things that every floor needs: budgets, seeds, draws, and the check of what users hand in."""
+"""Small things that every floor needs: budgets, seeds, and checks of what users hand in."""
 
+import functools
 import numbers
 import os
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 __all__ = ["as_tensor", "budget", "generator", "holds", "integer", "rand", "randn"]
+Seed = int | torch.Generator | None
 
 
 def budget(full, fast):
@@ -18,9 +20,8 @@ def budget(full, fast):
     return fast if os.environ.get("FLOWLIB_FAST", "0") not in ("", "0") else full
 
 
-def generator(seed: int | torch.Generator | None) -> torch.Generator | None:
-    """A CPU generator for an integer seed; a generator is handed back as it is, and so is None,
-    which means torch's global generator, governed by `torch.manual_seed`.
+def generator(seed: Seed) -> torch.Generator | None:
+    """A CPU generator for an integer; a generator, and None (torch's global one), are handed back.
 
     >>> torch.rand(2, generator=generator(0))
     tensor([0.4963, 0.7682])
@@ -29,14 +30,12 @@ def generator(seed: int | torch.Generator | None) -> torch.Generator | None:
         return seed
     whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
     if not (whole and -(2**63) <= seed < 2**64):
-        raise ValueError(
-            f"seed must be an integer of at most 64 bits, a torch.Generator or None, got {seed!r}"
-        )
+        raise ValueError(f"seed must be an integer of at most 64 bits or a generator, got {seed!r}")
     return torch.Generator().manual_seed(int(seed))
 
 
 def integer(name: str, value: int, at_least: int) -> int:
-    """`value`, if it is an integer of at least `at_least`; otherwise a ValueError that names it.
+    """`value`, or a ValueError that names it unless it is an integer of at least `at_least`.
 
     >>> integer("steps", 500, at_least=1)
     500
@@ -47,9 +46,7 @@ def integer(name: str, value: int, at_least: int) -> int:
 
 
 def as_tensor(values, name: str = "data") -> Tensor:
-    """A tensor of what a user has: a tensor itself, an array (a view too), a data frame, a list.
-
-    Raises ValueError for anything that holds no numbers.
+    """A tensor of a tensor, an array, a data frame or a list; a ValueError for what is no numbers.
 
     >>> as_tensor(np.arange(3.0)[::-1])
     tensor([2., 1., 0.], dtype=torch.float64)
@@ -64,8 +61,8 @@ def as_tensor(values, name: str = "data") -> Tensor:
 
 
 def holds(condition: Tensor) -> bool:
-    """False where a condition is known to be false; True also where its value cannot be read:
-    inside `torch.compile` and `torch.export`, under `torch.func.vmap`, and on the meta device.
+    """False where a condition is known to be false; True also where it cannot be read: inside
+    `torch.compile`, under `torch.func.vmap`, and on the meta device.
 
     >>> holds(torch.tensor(False)), holds(torch.tensor(False, device="meta"))
     (False, True)
@@ -82,6 +79,4 @@ def randn(shape, generator: torch.Generator | None, like: Tensor, draw=torch.ran
     return draw(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
-def rand(shape, generator: torch.Generator | None, like: Tensor) -> Tensor:
-    """The same, uniform on [0, 1)."""
-    return randn(shape, generator, like, draw=torch.rand)
+rand = functools.partial(randn, draw=torch.rand)  # the same, uniform on [0, 1)

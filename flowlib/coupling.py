@@ -12,14 +12,12 @@ __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
 
 class Coupling(Bijection):
-    """What coupling layers share: splitting x into x_a, which passes through, and x_b, which is
-    transformed; running the network on x_a; and joining the parts again.
+    """What couplings share: of x, x_a passes through, and x_b is transformed with the parameters
+    that `network(x_a, context)` gives.
 
-    `mask` is boolean, True = passes through and is seen by the network: (D,) dimensions of a
-    vector, (C,) channels of an image, or (H, W) positions of an image (a checkerboard).
-    `network(x_a, context)` takes what passes through, (B, mask.sum(), ...), to the parameters of
-    the step. For positions x_a is the whole image with zeros in place of the others, and the mask
-    as one more channel: (B, C + 1, H, W); x_b is all of x, and the step leaves the masked part be.
+    `mask` is boolean, True = x_a: (D,) dimensions, (C,) channels, or (H, W) positions of an image,
+    a checkerboard. For a checkerboard x_a is (B, C + 1, H, W), the image with zeros in place of the
+    others, and the mask; x_b is all of x, of which the step leaves the masked part alone.
     Raises ValueError for a mask that is not boolean or leaves nothing to transform, for input that
     does not fit the mask, and for a network of the wrong output width.
     """
@@ -32,24 +30,18 @@ class Coupling(Bijection):
             what = f"{mask.dtype} {tuple(mask.shape)}" if torch.is_tensor(mask) else repr(mask)
             raise ValueError(f"a coupling mask must be a boolean (D,), (C,) or (H, W), got {what}")
         if mask.all():
-            raise ValueError(
-                f"this mask leaves nothing to transform: all {mask.numel()} dimensions pass through"
-            )
+            what = f"all {mask.numel()} dimensions pass through"
+            raise ValueError(f"this mask leaves nothing to transform: {what}")
         self.network = network
         self.register_buffer("mask", mask)
         self.checkerboard = mask.dim() == 2
-        if not self.checkerboard:
-            self._group(mask)
-
-    def _group(self, mask):
-        """Group the dimensions by mask value; a mask in two runs (any of D = 2) needs no gather."""
-        same = mask == mask[0]
-        order = torch.cat([same.nonzero()[:, 0], (~same).nonzero()[:, 0]])
-        grouped = torch.equal(order, torch.arange(len(mask)))
-        self.register_buffer("order", None if grouped else order, persistent=False)
-        self.register_buffer("restore", None if grouped else order.argsort(), persistent=False)
-        self.sizes = [int(same.sum()), int((~same).sum())]
-        self.a_first = bool(mask[0])
+        if not self.checkerboard:  # group the dimensions; two runs, as of any D = 2, are grouped
+            same = mask == mask[0]
+            order = (~same).int().argsort(stable=True)
+            grouped = torch.equal(order, torch.arange(len(mask)))
+            self.register_buffer("order", None if grouped else order, persistent=False)
+            self.register_buffer("restore", None if grouped else order.argsort(), persistent=False)
+            self.sizes, self.a_first = [int(same.sum()), int((~same).sum())], bool(mask[0])
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x -> x_a, x_b."""
@@ -74,17 +66,15 @@ class Coupling(Bijection):
         return x if self.restore is None else x.index_select(1, self.restore)
 
     def run_network(self, x_a: Tensor, context: Tensor | None) -> Tensor:
-        """The parameters of the step, side by side; 0 where a checkerboard passes: no change.
-
-        They are in x_a's dtype, whatever the network computed in (bfloat16 under autocast).
-        """
+        """The parameters of the step, side by side, in x_a's dtype whatever the network computed in
+        (bfloat16 under autocast); 0 where a checkerboard passes: no change."""
         out = self.network(x_a, context).to(x_a.dtype)
         width = x_a.shape[1] - 1 if self.checkerboard else len(self.mask) - x_a.shape[1]
         expected = (self.parameters_per_dim * width, *x_a.shape[2:])
         if out.shape[1:] != expected:
+            what = ", ".join(map(str, ("B", *expected)))
             raise ValueError(
-                f"this coupling's network must return (B, {', '.join(map(str, expected))}), "
-                f"got {tuple(out.shape)}"
+                f"this coupling's network must return ({what}), got {tuple(out.shape)}"
             )
         return torch.where(self.mask, 0, out) if self.checkerboard else out
 
@@ -102,7 +92,7 @@ class Coupling(Bijection):
 
 
 class AdditiveCoupling(Coupling):
-    """NICE's coupling: shifts, so it preserves volume (Dinh et al., arXiv 1410.8516, section 3.2).
+    """NICE's coupling: shifts, so it preserves volume (arXiv 1410.8516, section 3.2).
 
     forward   z_a = x_a,  z_b = x_b + t(x_a)
     log_det   0
@@ -111,9 +101,8 @@ class AdditiveCoupling(Coupling):
 
     `network` returns the shift t, (B, (~mask).sum()).
 
-    >>> from flowlib import masks, networks
-    >>> layer = AdditiveCoupling(masks.halves(4), networks.MLP(2, 2))
-    >>> layer(torch.randn(3, 4))[1]
+    >>> from flowlib.networks import MLP
+    >>> AdditiveCoupling(torch.tensor([True, False]), MLP(1, 1))(torch.randn(3, 2))[1]
     tensor([0., 0., 0.])
     """
 
@@ -127,22 +116,20 @@ class AdditiveCoupling(Coupling):
 
 
 class AffineCoupling(Coupling):
-    """Real NVP's coupling: scales and shifts (Dinh et al., arXiv 1605.08803, equations 7 and 8).
+    """Real NVP's coupling: scales and shifts (arXiv 1605.08803, equations 7 and 8).
 
     forward   z_a = x_a,  z_b = x_b exp(s(x_a)) + t(x_a)
     log_det   sum s(x_a)
     inverse   x_a = z_a,  x_b = (z_b - t(z_a)) exp(-s(z_a))
     log_det   -sum s(z_a)
 
-    `network` returns t and raw log-scale side by side, (B, 2 (~mask).sum()), for a checkerboard
-    (B, 2 C, H, W); s = rescale tanh(raw), so that |s| never exceeds |rescale|, learned from a start
-    at 1: one per transformed dimension or channel, on a checkerboard one in all.
+    `network` returns t and a raw s side by side, (B, 2 (~mask).sum()), for a checkerboard
+    (B, 2 C, H, W); s = rescale tanh(raw), bounded by |rescale|, which is learned from a start at 1:
+    one per transformed dimension or channel, on a checkerboard one in all.
 
-    >>> from flowlib import masks, networks
-    >>> layer = AffineCoupling(masks.halves(4), networks.MLP(2, 4))
-    >>> z, log_det = layer(x := torch.randn(3, 4))  # starts as the identity
-    >>> torch.equal(z, x), log_det.shape
-    (True, torch.Size([3]))
+    >>> from flowlib.networks import MLP
+    >>> AffineCoupling(torch.tensor([True, False]), MLP(1, 2))(torch.ones(1, 2))[0]  # the identity
+    tensor([[1., 1.]], grad_fn=<CatBackward0>)
     """
 
     parameters_per_dim = 2

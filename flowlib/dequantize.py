@@ -12,8 +12,7 @@ __all__ = ["Dequantize", "VariationalDequantize"]
 
 
 class Dequantize(Bijection):
-    """From integers to the unit interval by adding uniform noise; the one stochastic layer, and
-    only ever the first.
+    """From integers to the unit interval by uniform noise: the stochastic layer, only ever first.
 
     forward   y = (x + u) / L,  u ~ U[0, 1),  L = 2^bits levels
     log_det   -D log L
@@ -22,11 +21,8 @@ class Dequantize(Bijection):
 
     log p(y) of the noisy image, less D log L, is on average a lower bound of log P(x) of the
     integers (Theis et al., arXiv 1511.01844, section 3.1). Rounding never takes y out of its bin.
-    `noise` is drawn unless given: values in [0, 1) shaped like x, or 0.5 for the bin centres.
-
-    Shapes: x (B, ...) uint8, y the same in floating point.
-    Raises ValueError unless bits is 1 ... 8. `Flow.log_prob` refuses images that are not uint8, or
-    hold L and more.
+    Shapes: x (B, ...) uint8, y the same in floating point. `noise` is drawn unless given: (B, ...)
+    in [0, 1), or 0.5 for the bin centres. Raises ValueError unless bits is 1 ... 8.
 
     >>> Dequantize(bits=1)(torch.tensor([[0, 1]], dtype=torch.uint8), noise=0.5)
     (tensor([[0.2500, 0.7500]]), tensor([-1.3863]))
@@ -57,26 +53,20 @@ class Dequantize(Bijection):
     def _log_volume(self, y):
         return y.new_full((len(y),), y.shape[1:].numel() * self.bits * math.log(2))
 
-    def extra_repr(self):
-        return f"bits={self.bits}"
-
 
 class VariationalDequantize(Dequantize):
-    """`Dequantize` with noise that a small flow has learned to shape to the image (Flow++, Ho et
-    al., arXiv 1902.00275, section 3.1).
-
-    `bijection` takes uniform noise v in (0, 1), (B, C, H, W), to noise u in (0, 1), with the image
-    in [-1, 1] as its context; as the identity, where its couplings start, it leaves `Dequantize`.
-    `noise` given to forward is v; 0.5 is still the bin centres.
+    """`Dequantize` with noise that a flow shapes (Flow++, arXiv 1902.00275, section 3.1).
 
     forward   y = (x + u) / L,  u = g(v; x),  v ~ U(0, 1)
     log_det   -D log L - log q(u | x),  -log q(u | x) = log |det du/dv|
     inverse   x = floor(L y), as in `Dequantize`
 
-    >>> from flowlib.bijections import Logit, Inverse, Chain
-    >>> layer = VariationalDequantize(Chain(Logit(0.0), Inverse(Logit(0.0))))
-    >>> layer(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))[0].shape
-    torch.Size([2, 1, 4, 4])
+    The bijection g takes v to u, both in (0, 1), with the image in [-1, 1] as its context; as the
+    identity, where its couplings start, it leaves `Dequantize`. `noise` is v, or 0.5 as there.
+
+    >>> from flowlib.bijections import Permute
+    >>> VariationalDequantize(Permute([1, 0]))(torch.zeros(3, 2, dtype=torch.uint8))[0].shape
+    torch.Size([3, 2])
     """
 
     def __init__(self, bijection: nn.Module, bits: int = 8):

@@ -1,4 +1,4 @@
-"""A flow: a bijection and a standard normal base density, which together are a density over data."""
+"""A flow: a bijection and a standard normal base density, which make a density over data."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from .bijections import Bijection, Chain, check_width
-from .common import as_tensor, generator, holds, integer, randn
+from .common import Seed, as_tensor, generator, holds, integer, randn
 from .dequantize import Dequantize
 
 __all__ = ["Flow", "MultiScale", "standard_normal_log_prob"]
@@ -32,18 +32,16 @@ class Flow(nn.Module):
     that begins with `Dequantize` takes and gives uint8 images: its `log_prob` is a lower bound of
     the discrete log-likelihood, preprocessing and all.
 
-    Every method takes arrays and tensors of any floating-point dtype and device, and raises
-    ValueError for a wrong shape, for integers in place of floats or floats in place of uint8, for a
-    context that is missing or not asked for, and in half precision, which is too coarse. NaN and
-    infinity are looked for everywhere but in `forward` and `inverse`, which training calls.
+    Every method takes arrays and tensors of any floating-point dtype, on any device, and raises
+    ValueError for a wrong shape, floats in place of uint8 or the other way round, a context that is
+    missing or not asked for, weights in half precision, and, but for `forward` and `inverse`, which
+    training calls, for NaN and infinity.
 
     >>> from flowlib import data, models, training
     >>> flow = models.realnvp_2d(depth=2, hidden=(8,))
     >>> history = training.fit(flow, data.TwoMoons(), steps=20, seed=0, progress=False)
-    >>> flow.log_prob(torch.randn(5, 2)).shape  # nats, in the data's own coordinates
-    torch.Size([5])
-    >>> flow.sample(16, temperature=0.7, seed=0).shape
-    torch.Size([16, 2])
+    >>> flow.log_prob(flow.sample(16, temperature=0.7, seed=0)).shape  # nats
+    torch.Size([16])
     """
 
     def __init__(self, bijection: nn.Module, shape: Sequence[int], context_features: int = 0):
@@ -71,7 +69,7 @@ class Flow(nn.Module):
         x, context = self._fit(x, self.shape, "data", context)
         if noise is not None and self.dequantize is None:
             raise ValueError("noise is for a flow that begins with Dequantize; this one does not")
-        z, log_det = self.bijection(x, context, **({} if noise is None else {"noise": noise}))
+        z, log_det = self.bijection(x, context, **_given(noise))
         if z.dim() != 2:
             raise ValueError(f"a flow's latents are (B, D), got {tuple(z.shape)}: add a Flatten")
         return z, log_det
@@ -81,11 +79,11 @@ class Flow(nn.Module):
         z, context = self._fit(z, (self.shape.numel(),), "latents", context)
         return self.bijection.inverse(z, context)
 
-    def log_prob(self, x, context=None, seed: int | torch.Generator | None = None) -> Tensor:
+    def log_prob(self, x, context=None, seed: Seed = None) -> Tensor:
         """log p(x), or log p(x | context), in nats: (B, *shape) -> (B,).
 
-        `seed` fixes the noise of `Dequantize`. A function for `torch.func` and `torch.compile`, in
-        which values go unchecked. Raises ValueError for an empty batch, NaN and infinity.
+        `seed` fixes the noise of `Dequantize`. Raises ValueError for an empty batch, NaN, infinity
+        and values too large to square; `torch.compile` and `torch.func.vmap` cannot look at them.
         """
         x, context = self.as_input(x, context)
         z, log_det = self(x, context, self.draw_noise(len(x), generator(seed)))
@@ -93,24 +91,14 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def encode(self, x, context=None) -> Tensor:
-        """The latents of x, (B, *shape) -> (B, D), with the noise of `Dequantize` at bin centres:
-        `inverse` gives x back exactly."""
+        """The latents of x, (B, D), the noise at bin centres: `inverse` gives x back exactly."""
         x, context = self.as_input(x, context)
         return self(x, context, None if self.dequantize is None else 0.5)[0]
 
     @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        temperature: float = 1.0,
-        seed: int | torch.Generator | None = None,
-        context=None,
-    ) -> Tensor:
-        """Draw n points, (n, *shape); with a context (n, C), one for each of its rows.
-
-        The base's standard deviation is multiplied by `temperature`: below 1, samples crowd
-        towards the likely. Raises ValueError for a negative n or temperature.
-        """
+    def sample(self, n: int, temperature: float = 1.0, seed: Seed = None, context=None) -> Tensor:
+        """Draw n points, (n, *shape); with a context (n, C), one for each of its rows. Below a
+        `temperature` (the base's deviation) of 1, samples crowd towards the likely."""
         integer("n", n, at_least=0)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
@@ -128,50 +116,46 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def intermediates(self, x, context=None) -> list[Tensor]:
-        """The states on the way from data to latent, [x, after layer 1, ..., z], with the noise of
-        `Dequantize` at bin centres, as in `encode`."""
+        """The states on the way, [x, after layer 1, ..., z], the noise at bin centres."""
         x, context = self.as_input(x, context)
-        states, noise = [x], {} if self.dequantize is None else {"noise": 0.5}
+        states, noise = [x], None if self.dequantize is None else 0.5
         for layer in self.bijection if isinstance(self.bijection, Chain) else [self.bijection]:
-            states.append(layer(states[-1], context, **noise)[0])
-            noise = {}
+            states.append(layer(states[-1], context, **_given(noise))[0])
+            noise = None
         return states
 
     def distribution(self, context=None) -> "FlowDistribution":
-        """This flow as a `torch.distributions.Distribution`; context: one row, (C,).
-
-        Raises ValueError for a flow of integers: torch's interface is for densities, whose samples
-        carry gradients.
-        """
+        """This flow as a `torch.distributions.Distribution`; context: one row, (C,)."""
         if self.dequantize is not None:
-            raise ValueError(
-                "a flow that begins with Dequantize gives integers, which torch's densities "
-                "cannot stand for"
-            )
+            raise ValueError("a flow that begins with Dequantize gives integers: it is no density")
         context = None if context is None else as_tensor(context, "context")[None]
         return FlowDistribution(self, self.check_context(context, 1))
 
-    # What users hand in
-
     def as_input(self, x, context=None) -> tuple[Tensor, Tensor | None]:
-        """Data and context as this flow takes them: tensors in its dtype, on its device, checked as
-        `log_prob` says. The door of whatever takes data for a flow."""
+        """The door for data: x and context as tensors in this flow's dtype, on its device, checked
+        as `log_prob` says."""
         x, context = self._fit(x, self.shape, "data", context)
         if len(x) == 0:
             raise ValueError(f"the batch is empty: got data of shape {tuple(x.shape)}")
         if self.dequantize is None:
             _check_values(x, "data points")
-        elif self.dequantize.bits < 8 and not holds((x < 2**self.dequantize.bits).all()):
-            raise ValueError(
-                f"this flow begins with {self.dequantize}, so it takes "
-                f"0 ... {2**self.dequantize.bits - 1}, got {int(x.max())}"
-            )
+        elif (bits := self.dequantize.bits) < 8 and not holds((x < 2**bits).all()):
+            raise ValueError(f"{bits} bits hold 0 ... {2**bits - 1}, got {int(x.max())}")
         return x, self.check_context(context, len(x))
 
-    def check_context(self, context, rows: int) -> Tensor | None:
+    def check_context(self, context, rows: int, values: bool = True) -> Tensor | None:
         """The context as this flow takes it, (rows, context_features), or a ValueError."""
-        context = self._fit_context(context, rows)
+        C = self.context_features
+        if context is None and not C:
+            return None
+        given = "none"
         if context is not None:
+            context = as_tensor(context, "context").to(self._like())
+            given = tuple(context.shape)
+        if given != (rows, C):
+            expected = f"a context of shape ({rows}, {C})" if C else "no context"
+            raise ValueError(f"this flow takes {expected}, got {given}")
+        if values:
             _check_values(context, "rows of the context")
         return context
 
@@ -179,35 +163,19 @@ class Flow(nn.Module):
         """Values and context as tensors in this flow's dtype, on its device; not a look at them."""
         like, values = self._like(), as_tensor(values, what)
         if like.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(
-                f"a flow in {like.dtype} is too coarse for densities: use flow.float(); training "
-                'in bfloat16 is training.fit(..., precision="bfloat16")'
-            )
+            why = 'use flow.float(), and fit(..., precision="bfloat16") to train in it'
+            raise ValueError(f"a flow in {like.dtype} is too coarse for densities: {why}")
         if values.dim() == 0 or values.shape[1:] != shape:
             expected = ", ".join(map(str, ("B", *shape)))
             raise ValueError(f"this flow takes {what} ({expected}), got {tuple(values.shape)}")
         if what == "data" and self.dequantize is not None:
             if values.dtype != torch.uint8:
-                raise ValueError(
-                    "this flow begins with Dequantize, so it takes uint8 images, "
-                    f"got {values.dtype}"
-                )
-            return values.to(like.device), self._fit_context(context, len(values))
-        if not values.is_floating_point():
+                what = f"uint8 images, got {values.dtype}"
+                raise ValueError(f"this flow begins with Dequantize, so it takes {what}")
+            like = values.new_empty(0, device=like.device)
+        elif not values.is_floating_point():
             raise ValueError(f"this flow takes floating-point {what}, got {values.dtype}")
-        return values.to(like), self._fit_context(context, len(values))
-
-    def _fit_context(self, context, rows):
-        if context is None and not self.context_features:
-            return None
-        if context is not None:
-            context = as_tensor(context, "context").to(self._like())
-        if context is None or context.shape != (rows, self.context_features):
-            C = self.context_features
-            expected = f"a context of shape ({rows}, {C})" if C else "no context"
-            given = "none" if context is None else tuple(context.shape)
-            raise ValueError(f"this flow takes {expected}, got {given}")
-        return context
+        return values.to(like), self.check_context(context, len(values), values=False)
 
     def _like(self):
         """A tensor of the dtype and on the device that this flow computes in and on."""
@@ -216,28 +184,30 @@ class Flow(nn.Module):
 
 
 def _usable(values):
-    """Which rows hold no NaN, no infinity, and nothing that is too large to square: (B,) bool."""
+    """Which rows hold no NaN, no infinity, and nothing too large to square: (B,) bool."""
     limit = math.sqrt(torch.finfo(values.dtype).max)
     return (values.abs() <= limit).flatten(1).all(1)
+
+
+def _given(noise):
+    return {} if noise is None else {"noise": noise}
 
 
 def _check_values(values, what):
     usable = _usable(values)
     if not holds(usable.all()):
         kind = "numbers too large to square" if values.isfinite().all() else "NaN or infinity"
+        bad = (~usable).nonzero()[:, 0].tolist()
         raise ValueError(
-            f"{int((~usable).sum())} of {len(values)} {what} hold {kind}, "
-            f"the first in row {int((~usable).nonzero()[0])}"
+            f"{len(bad)} of {len(values)} {what} hold {kind}, the first in row {bad[0]}"
         )
 
 
 class MultiScale(Bijection):
-    """Scale after scale, half of the channels are factored out as latents, and the other half go on
-    (Real NVP, section 3.6).
+    """At every scale half of the channels are factored out as latents (Real NVP, section 3.6).
 
     Each of `scales` but the last takes (B, C, H, W) to (B, 4 C, H / 2, W / 2), whose second half is
-    factored out; the last keeps the shape. z holds the scales one after the other, flattened, the
-    first factored out (the finest) first.
+    factored out; the last keeps the shape. z holds the scales, flattened, the finest first.
 
     forward   x (B, *shape) -> z (B, D), the sum of the log_dets of the scales
     inverse   z -> x, the sum of the log_dets of their inverses
@@ -246,9 +216,8 @@ class MultiScale(Bijection):
 
     >>> from flowlib.bijections import Permute, Squeeze
     >>> multi = MultiScale((1, 4, 4), Squeeze("checkerboard"), Permute([1, 0]))
-    >>> z, log_det = multi(torch.randn(3, 1, 4, 4))
-    >>> [tuple(part.shape) for part in multi.split_latent(z)]
-    [(3, 2, 2, 2), (3, 2, 2, 2)]
+    >>> [part.numel() for part in multi.split_latent(torch.zeros(3, 16))]
+    [24, 24]
     """
 
     def __init__(self, shape: Sequence[int], *scales: nn.Module):
@@ -256,13 +225,11 @@ class MultiScale(Bijection):
         C, H, W = shape
         halvings = len(scales) - 1
         if not scales or H % 2**halvings or W % 2**halvings:
-            raise ValueError(
-                f"images of {H} x {W} cannot be halved {halvings} times, "
-                f"as {len(scales)} scales need"
-            )
+            need = f"{halvings} times, as {len(scales)} scales need"
+            raise ValueError(f"images of {H} x {W} cannot be halved {need}")
         self.scales = nn.ModuleList(scales)
-        powers = [*(2**k for k in range(1, len(scales))), 2**halvings]
-        self.shapes = [torch.Size((p * C, H // p, W // p)) for p in powers]
+        factors = [2**k for k in [*range(1, len(scales)), halvings]]
+        self.shapes = [torch.Size((f * C, H // f, W // f)) for f in factors]
 
     def forward(self, x, context=None):
         parts, total = [], 0.0
@@ -295,7 +262,7 @@ class MultiScale(Bijection):
 
 class FlowDistribution(Distribution):
     """A flow behind torch's interface: sample shapes go in front, `rsample` carries gradients to
-    the flow, and log_prob is -inf for infinity and for numbers too large to square."""
+    the flow, and log_prob is -inf at infinity (and where a square would be)."""
 
     arg_constraints = {}
     has_rsample = True

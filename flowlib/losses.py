@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .common import generator, integer
+from .common import Seed, generator, integer
 from .flow import Flow, standard_normal_log_prob
 
 __all__ = ["nll", "bits_per_dim", "importance_bits_per_dim", "reverse_kl"]
@@ -25,11 +25,8 @@ def nll(z: Tensor, log_det: Tensor) -> Tensor:
 
 
 def bits_per_dim(log_prob: Tensor | float, shape: Sequence[int]) -> Tensor | float:
-    """-log_prob / (D log 2): nats per image (B,), or their mean, to bits per dimension, for images
-    of `shape` with D values.
-
-    The log_prob of a flow that begins with `Dequantize` is that of the integers, so nothing else is
-    to be added.
+    """-log_prob / (D log 2): nats per image of `shape`, (B,) or their mean, to bits per dimension.
+    The log_prob of a flow that begins with `Dequantize` is that of the integers: nothing is to add.
 
     >>> bits_per_dim(-16 * math.log(256), (1, 4, 4))
     8.0
@@ -38,15 +35,11 @@ def bits_per_dim(log_prob: Tensor | float, shape: Sequence[int]) -> Tensor | flo
 
 
 @torch.no_grad()
-def importance_bits_per_dim(
-    flow: Flow, images, k: int, seed: int | torch.Generator | None = None
-) -> Tensor:
-    """A tighter bound than one draw of the noise gives: k draws, averaged as probabilities;
-    (B, C, H, W) uint8 -> (B,) bits/dim.
+def importance_bits_per_dim(flow: Flow, images, k: int, seed: Seed = None) -> Tensor:
+    """The bound from k draws of the noise, averaged as probabilities: uint8 (B, C, H, W) -> (B,).
 
     log P(x) >= E log 1/k sum_i p(x, u_i), which grows with k towards log P(x) (Burda et al., arXiv
-    1509.00519, theorem 1). k = 1 is `bits_per_dim` of one draw. Raises ValueError for k < 1, and
-    whatever `Flow.log_prob` raises.
+    1509.00519, theorem 1). Raises ValueError for k < 1, and as `Flow.log_prob` does.
 
     >>> from flowlib import models
     >>> flow = models.realnvp_mlp((1, 4, 4), depth=1, hidden=(8,))
@@ -60,20 +53,13 @@ def importance_bits_per_dim(
 
 
 def reverse_kl(
-    flow: Flow,
-    log_target: Callable[[Tensor], Tensor],
-    n: int,
-    context=None,
-    seed: int | torch.Generator | None = None,
+    flow: Flow, log_target: Callable[[Tensor], Tensor], n: int, context=None, seed: Seed = None
 ) -> Tensor:
-    """KL(flow || target) in nats, less the log-normaliser of the target, from n fresh samples
-    -> scalar with gradients.
+    """E_q[log q(x) - log_target(x)] = KL(q || p) - log Z in nats, from n samples of the flow q.
 
-    E_q[log q(x) - log_target(x)] = KL(q || p) - log Z, where log_target(x), (n, *shape) -> (n,), is
-    log p(x) + log Z: no data, and no normaliser, is needed. Its minimum over all densities is
-    -log Z. Samples come from the flow, so gradients go through `inverse`; `context` (n, C) is for
-    conditional flows. Raises ValueError for n < 1, for a flow of integers, and for a log_target
-    that does not return one value per sample.
+    log_target(x), (n, *shape) -> (n,), is log p(x) + log Z: no data, and no normaliser, is needed;
+    the minimum is -log Z. Gradients go through the samples, so through `inverse`. Raises ValueError
+    for n < 1, a flow of integers, and a log_target that does not return one value per sample.
 
     >>> from flowlib.bijections import Diagonal
     >>> flow = Flow(Diagonal(2), shape=(2,))
@@ -82,9 +68,7 @@ def reverse_kl(
     """
     integer("n", n, at_least=1)
     if flow.dequantize is not None:
-        raise ValueError(
-            "a flow that begins with Dequantize gives integers, through which no gradient passes"
-        )
+        raise ValueError("a flow that begins with Dequantize gives integers: no gradient passes")
     z = flow.draw_latents(n, generator(seed))
     x, log_det = flow.inverse(z, flow.check_context(context, n))
     log_p = log_target(x)

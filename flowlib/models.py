@@ -44,8 +44,7 @@ def build(name: str, **arguments) -> Flow:
 
 @builder
 def nice_2d(depth: int = 8, hidden: Sequence[int] = (64, 64), context_features: int = 0) -> Flow:
-    """NICE for points in the plane: a standardising ActNorm, additive couplings, and one learned
-    scale per dimension.
+    """NICE for points in the plane: ActNorm, additive couplings, one learned scale per dimension.
 
     >>> len(nice_2d(depth=4).bijection)
     6
@@ -59,8 +58,7 @@ def nice_2d(depth: int = 8, hidden: Sequence[int] = (64, 64), context_features: 
 
 @builder
 def realnvp_2d(depth: int = 8, hidden: Sequence[int] = (64, 64), context_features: int = 0) -> Flow:
-    """Real NVP for points in the plane: a standardising ActNorm, then affine couplings that take
-    turns.
+    """Real NVP for points in the plane: ActNorm, then affine couplings that take turns.
 
     >>> len(realnvp_2d(depth=4).bijection)
     5
@@ -78,11 +76,7 @@ VECTOR_MASKS = {  # for images laid out row by row: what passes through in layer
     "checkerboard": lambda C, H, W, i: checkerboard(H, W, i % 2 == 1).expand(C, H, W).flatten(),
     "random": lambda C, H, W, i: random(C * H * W, seed=i // 2) ^ (i % 2 == 1),
 }
-NORMS = {
-    None: lambda D: [],
-    "actnorm": lambda D: [ActNorm(D)],
-    "batchnorm": lambda D: [BatchNorm(D)],
-}
+NORMS = {None: None, "actnorm": ActNorm, "batchnorm": BatchNorm}
 
 
 @builder
@@ -96,16 +90,13 @@ def realnvp_mlp(
     tau: float | None = None,
     bits: int = 8,
 ) -> Flow:
-    """Real NVP for small images as vectors: preprocessing, then affine couplings with fully
-    connected networks.
+    """Real NVP for small images as vectors: affine couplings with fully connected networks.
 
     separate   one network for the shift and one for the log-scale; False: one joint network
-    mask       "alternating" (columns, if W is even), "halves", "checkerboard", or "random" pairs of
-               complements
+    mask       "alternating" (columns, if W is even), "halves", "checkerboard" or "random"
     norm       None, "actnorm" or "batchnorm": a normalisation before every coupling
-    tau        SoftLog with this threshold after the first normalisation: a pixel that was hardly
-               ever inked has a tiny standard deviation, and ink on it would stand hundreds of those
-               away from the rest
+    tau        SoftLog with this threshold after the first: ink where there hardly ever was any
+               would stand hundreds of standard deviations away from the rest
 
     >>> realnvp_mlp((1, 4, 4), depth=2, hidden=(8,)).sample(3).shape
     torch.Size([3, 1, 4, 4])
@@ -113,17 +104,18 @@ def realnvp_mlp(
     if len(shape) != 3:
         raise ValueError(f"shape must be (C, H, W), got {tuple(shape)}")
     C, H, W = shape
-    passes, normalise = _choose("mask", mask, VECTOR_MASKS), _choose("norm", norm, NORMS)
+    make_mask, make_norm = _choose("mask", mask, VECTOR_MASKS), _choose("norm", norm, NORMS)
     layers = [Dequantize(bits), Logit(), Flatten(shape)]
     for i in range(integer("depth", depth, at_least=1)):
-        a = passes(C, H, W, i)
+        a = make_mask(C, H, W, i)
         n_in, n_out = int(a.sum()), int((~a).sum())
         if separate:
             network = ConcatNet(MLP(n_in, n_out, hidden), MLP(n_in, n_out, hidden))
         else:
             network = MLP(n_in, 2 * n_out, hidden)
-        tails = [SoftLog(tau)] if tau is not None and i == 0 else []
-        layers += [*normalise(C * H * W), *tails, AffineCoupling(a, network)]
+        layers += [] if make_norm is None else [make_norm(C * H * W)]
+        layers += [SoftLog(tau)] if tau is not None and i == 0 else []
+        layers.append(AffineCoupling(a, network))
     return Flow(Chain(*layers), shape)
 
 
@@ -144,8 +136,7 @@ def realnvp_image(
     un-squeeze, and a squeeze in checkerboard order, so that one colour of the checkerboard is
     factored out. The last: four checkerboard couplings. `width` features per convolution; with
     `doubling` twice as many from the channel couplings on, and again at each scale.
-    `dequant_couplings` is the number of couplings that shape the noise of the dequantisation; 0:
-    uniform noise.
+    `dequant_couplings` shape the noise of the dequantisation; 0: uniform noise.
 
     >>> realnvp_image((1, 8, 8), scales=2, width=4, blocks=1).eval().sample(3).shape
     torch.Size([3, 1, 8, 8])

@@ -1,5 +1,4 @@
-"""Networks that compute shift and scale inside a coupling layer. They may be anything: nobody
-inverts them."""
+"""Networks that compute shift and scale in a coupling. Nobody inverts them: anything goes."""
 
 from collections.abc import Sequence
 
@@ -14,22 +13,17 @@ class MLP(nn.Sequential):
     """A ReLU network from what passes through (and the context) to a coupling's parameters.
 
     Hidden layers after the first start as He et al. (arXiv 1502.01852) advise; the last starts at
-    zero, so that a coupling built on it starts as the identity. A slice is an `nn.Sequential`.
+    zero, so that a coupling built on it starts as the identity. Slices are of `nn.Sequential`.
 
     Shapes: x (B, in_features), context (B, context_features) or None -> (B, out_features).
-    Raises ValueError if `hidden` is not a sequence of widths, if there is nothing to see (no input
-    and no context), and if a network with `context_features` is called without a context.
+    Raises ValueError if there is nothing to see, and for a context that was announced and is None.
 
     >>> MLP(1, 2, hidden=(8,))(torch.randn(3, 1)).shape
     torch.Size([3, 2])
     """
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        hidden: Sequence[int] = (64, 64),
-        context_features: int = 0,
+        self, in_features: int, out_features: int, hidden: Sequence = (64, 64), context_features=0
     ):
         if in_features + context_features < 1:
             raise ValueError("an MLP needs at least one input: in_features + context_features is 0")
@@ -49,15 +43,13 @@ class MLP(nn.Sequential):
         self.context_features = context_features
 
     def __getitem__(self, index):
-        layers = list(self)[index]
-        return nn.Sequential(*layers) if isinstance(index, slice) else layers
+        return nn.Sequential(*self)[index]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if self.context_features:
             if context is None:
-                raise ValueError(
-                    f"this network takes a context of {self.context_features} features, got none"
-                )
+                expected = f"a context of {self.context_features} features"
+                raise ValueError(f"this network was built for {expected}; none was given")
             x = torch.cat([x, context], dim=1)
         return super().forward(x)
 
@@ -73,8 +65,8 @@ class ConcatNet(nn.ModuleList):
         super().__init__(networks)
 
     def __getitem__(self, index):
-        networks = list(self)[index]
-        return ConcatNet(*networks) if isinstance(index, slice) else networks
+        chosen = list(self)[index]
+        return ConcatNet(*chosen) if isinstance(index, slice) else chosen
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.cat([network(x, context) for network in self], dim=1)
@@ -87,8 +79,8 @@ class ConvResNet(nn.Module):
     Input batch-normalised and as [x, -x] through a ReLU, so that both signs survive; residual
     blocks with batch and weight norm; a 1 x 1 convolution of every block's output is added to an
     accumulator, and the output is computed from that alone. With `checkerboard` the last input
-    channel is the mask of a checkerboard coupling: it is passed on as it is, and the image is
-    doubled, as half of it is masked out. Starts at zero, like `MLP`.
+    channel is a mask, which is passed on as it is, and the image is doubled, as half of it is
+    masked out. Starts at zero, like `MLP`.
 
     Shapes: x (B, in_channels, H, W), the mask counted, context (B, context_channels, H, W) or None
     -> (B, out_channels, H, W).
@@ -111,11 +103,10 @@ class ConvResNet(nn.Module):
         self.checkerboard = checkerboard
         self.normalise = nn.BatchNorm2d(colours, affine=False)
         self.conv_in = WeightNormConv2d(2 * colours + checkerboard + context_channels, width, 3)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*_half_block(width), *_half_block(width)) for _ in range(blocks)
-        )
+        half = lambda: _norm_relu_conv(width, width, 3)  # noqa: E731
+        self.blocks = nn.ModuleList(nn.Sequential(*half(), *half()) for _ in range(blocks))
         self.skips = nn.ModuleList(WeightNormConv2d(width, width, 1) for _ in range(blocks + 1))
-        self.conv_out = nn.Sequential(*_half_block(width, out_channels, 1))
+        self.conv_out = nn.Sequential(*_norm_relu_conv(width, out_channels, 1))
         nn.init.zeros_(self.conv_out[-1].parametrizations.weight.original0)
         nn.init.zeros_(self.conv_out[-1].bias)
 
@@ -133,10 +124,8 @@ class ConvResNet(nn.Module):
 
 
 class WeightNormConv2d(nn.Conv2d):
-    """A convolution whose kernels are g v / |v| (Salimans and Kingma, arXiv 1602.07868).
-
-    Its state is named as that of torch's `weight_norm`; unlike that it can be pickled.
-    """
+    """A convolution with kernels g v / |v| (Salimans and Kingma, arXiv 1602.07868); its state is
+    named as that of torch's `weight_norm`, and unlike that it can be pickled."""
 
     def __init__(self, n_in: int, n_out: int, size: int):
         super().__init__(n_in, n_out, size, padding=size // 2)
@@ -148,10 +137,9 @@ class WeightNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.parametrizations.weight
-        kernel = torch._weight_norm(weight.original1, weight.original0)
-        return F.conv2d(x, kernel, self.bias, padding=self.padding)
+        kernels = torch._weight_norm(weight.original1, weight.original0)
+        return F.conv2d(x, kernels, self.bias, padding=self.padding)
 
 
-def _half_block(n_in, n_out=None, size=3):
-    convolution = WeightNormConv2d(n_in, n_out or n_in, size)
-    return nn.BatchNorm2d(n_in), nn.ReLU(inplace=True), convolution
+def _norm_relu_conv(n_in, n_out, size):
+    return nn.BatchNorm2d(n_in), nn.ReLU(inplace=True), WeightNormConv2d(n_in, n_out, size)

@@ -19,18 +19,14 @@ class BatchNorm(Bijection):
     inverse   x = z sqrt(var + eps) + mean
     log_det   +1/2 sum log(var + eps)
 
-    In training mode mean and (biased) var are the batch's own and the running statistics are
-    updated; in evaluation mode they are the running statistics. The log_det is exact with the
-    statistics held fixed. `mask`, that of the coupling before it, says what passed through there
-    and is left alone here: (C,) channels or (H, W) positions.
+    In training mode mean and (biased) var are the batch's, per channel of (B, C) or (B, C, H, W),
+    and the running statistics, which evaluation uses, are updated; the log_det holds them fixed.
+    `mask`, that of the coupling before it, says what passed through there and is left alone here:
+    (C,) channels or (H, W) positions. Raises ValueError for a training batch with one value per
+    channel, and for `inverse` in training mode, which has no data to take statistics from.
 
-    Shapes: x (B, C) or (B, C, H, W), one mean and variance per channel.
-    Raises ValueError for a training batch with one value per channel, and for `inverse` in training
-    mode: samples have no data batch to take statistics from.
-
-    >>> BatchNorm(2)(torch.tensor([[1.0, 5.0], [3.0, 9.0]]))[0]
-    tensor([[-1.0000, -1.0000],
-            [ 1.0000,  1.0000]])
+    >>> BatchNorm(1, eps=0.0)(torch.tensor([[1.0], [3.0]]))[0].flatten()
+    tensor([-1.,  1.])
     """
 
     def __init__(self, C: int, mask: Tensor | None = None, eps=1e-4, momentum=0.1):
@@ -46,18 +42,14 @@ class BatchNorm(Bijection):
         self.register_buffer("fields", fields, persistent=False)
 
     def forward(self, x, context=None):
-        mean, var = self.running_mean, self.running_var
-        if self.training:
-            mean, var = self._batch_statistics(x)
+        running = self.running_mean, self.running_var
+        mean, var = self._batch_statistics(x) if self.training else running
         shift, log_scale = self._where_changed(x, mean, -0.5 * torch.log(var + self.eps))
         return (x - shift) * log_scale.exp(), shared_log_det(log_scale, x)
 
     def inverse(self, z, context=None):
         if self.training:
-            raise ValueError(
-                "BatchNorm has no inverse in training mode: call flow.eval() before sampling "
-                "or inverting"
-            )
+            raise ValueError("BatchNorm has no inverse in training mode: call flow.eval() first")
         log_scale = 0.5 * torch.log(self.running_var + self.eps)
         shift, log_scale = self._where_changed(z, self.running_mean, log_scale)
         return z * log_scale.exp() + shift, shared_log_det(log_scale, z)
@@ -73,10 +65,8 @@ class BatchNorm(Bijection):
         """Mean and biased variance of every channel over the batch and the fields that changed."""
         check_width(x, len(self.running_mean))
         if x.numel() == x.shape[1]:
-            raise ValueError(
-                "BatchNorm cannot train on one value per channel "
-                f"(input of shape {tuple(x.shape)}): use a larger batch"
-            )
+            given = f"(input of shape {tuple(x.shape)}): use a larger batch"
+            raise ValueError(f"BatchNorm cannot train on one value per channel {given}")
         if self.fields is not None:  # x[:, :, changed] would wait for the device
             x = x.flatten(2).index_select(2, self.fields)
         var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
@@ -85,22 +75,17 @@ class BatchNorm(Bijection):
             self.running_var.lerp_(var, self.momentum)
         return mean, var
 
-    def extra_repr(self):
-        return f"{len(self.running_mean)}, eps={self.eps}, momentum={self.momentum}"
-
 
 class ActNorm(Bijection):
-    """A learned shift and scale per channel, started from data so that its output has mean 0 and
-    variance 1 (Glow, section 3.1).
+    """A learned shift and scale per channel that starts by standardising data (Glow, section 3.1).
 
     forward   z = (x - b) exp(s)
     log_det   H W sum s
     inverse   x = z exp(-s) + b
     log_det   -H W sum s
 
-    Shapes: x (B, C) or (B, C, H, W), b and s (C,).
-    `flowlib.training.fit` initialises it; whether that has happened is a buffer, so a reloaded
-    layer knows it. Raises ValueError when used before.
+    Shapes: x (B, C) or (B, C, H, W), b and s (C,). `flowlib.training.fit` initialises it, and a
+    reloaded layer knows whether that has happened; used before, it raises ValueError.
 
     >>> norm = ActNorm(2)
     >>> norm.initialise(torch.tensor([[1.0, 5.0], [3.0, 9.0]]))
@@ -118,8 +103,8 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, inverse: bool = False) -> None:
-        """Set shift and scale so that forward(x), or with `inverse` inverse(x), has mean 0 and
-        variance 1 per channel. Raises ValueError for a batch that does not tell them."""
+        """Set b and s so that forward(x), or with `inverse` inverse(x), has mean 0 and variance 1.
+        Raises ValueError for a batch that does not tell them."""
         check_width(x, len(self.shift))
         std, mean = torch.std_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
         refused = f"ActNorm cannot be initialised from {len(x)} rows: "
@@ -130,10 +115,8 @@ class ActNorm(Bijection):
         if not std.isfinite().all():
             raise ValueError(f"{refused}values up to {x.abs().max():.0e} are too large to square")
         if not (std > 0).all():
-            raise ValueError(
-                f"{refused}channel {int((std == 0).nonzero()[0])} is constant in this batch, "
-                "the first one in fit: remove it, or use a larger batch if it does vary"
-            )
+            why = f"channel {int((std == 0).nonzero()[0])} is constant in this batch"
+            raise ValueError(f"{refused}{why}: remove it, or, if it does vary, use a larger batch")
         self.shift.copy_(-mean / std if inverse else mean)
         self.log_scale.copy_(std.log() if inverse else -std.log())
         self.initialised.fill_(True)
@@ -154,28 +137,20 @@ class ActNorm(Bijection):
         self._ready = holds(self.initialised)
 
     def _check_ready(self, x, inverse=False):
-        """The buffer is read only if need be: on a GPU every read would wait for the device."""
+        """The buffer is read only if need be: on a GPU that would wait for the device."""
         if self._awaits_data and not self._ready:
             self.initialise(x, inverse)
         if not self._ready and not holds(self.initialised):
-            raise ValueError(
-                "ActNorm is not initialised: train with flowlib.training.fit, or call "
-                "initialise(x) on a batch of its input"
-            )
-
-    def extra_repr(self):
-        return f"{len(self.shift)}"
+            what = "train with flowlib.training.fit, or call initialise(x) on a batch of its input"
+            raise ValueError(f"ActNorm is not initialised: {what}")
 
 
 @contextlib.contextmanager
 def initialising(flow: nn.Module):
-    """Within it, every new `ActNorm` of a flow starts from the first batch that reaches it, in
-    whichever direction it is run.
+    """Within it, every new `ActNorm` starts from the first batch that reaches it, either way.
 
-    >>> from flowlib import models
-    >>> flow = models.realnvp_2d()
-    >>> with initialising(flow):
-    ...     z, log_det = flow(torch.randn(64, 2))
+    >>> with initialising(norm := ActNorm(2)):
+    ...     z, log_det = norm(torch.randn(64, 2))
     """
     new = [m for m in flow.modules() if isinstance(m, ActNorm) and not m.initialised]
     for norm in new:
