@@ -23,7 +23,7 @@ from .data import Density
 from .flow import Flow
 from .losses import bits_per_dim, nll
 from .networks import ConvResNet
-from .norms import ActNorm
+from .norms import initialising
 from .runs import Run
 
 __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics"]
@@ -507,15 +507,8 @@ def reestimate_statistics(flow, batches):
 @torch.no_grad()
 def _initialise_actnorms(flow, x, context, noise):
     """Run one batch through the flow and let every new ActNorm start from what arrives at it."""
-    new = [m for m in flow.modules() if isinstance(m, ActNorm) and not m.initialised]
-    if not new:
-        return
-    hooks = [m.register_forward_pre_hook(lambda m, args: m.initialise(args[0])) for m in new]
-    try:
+    with initialising(flow):
         flow.eval()(x, context, noise)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _DivergenceGuard:
