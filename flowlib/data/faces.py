@@ -15,8 +15,6 @@ from torch import Tensor
 from ..common import generator, integer, rand
 from .toys import on_cpu
 
-__all__ = ["ATTRIBUTES", "draw_faces"]
-
 ATTRIBUTES = ("smiling", "glasses", "beard", "long_hair", "bald", "dark_hair", "facing_left")
 BLOCK = 32  # faces are always drawn in whole blocks: none depends on how many were asked for
 
@@ -27,23 +25,14 @@ def rgb(*colours):
 
 
 SKIN = rgb(  # evenly along the tone
-    (0.98, 0.86, 0.78),
-    (0.94, 0.76, 0.64),
-    (0.80, 0.59, 0.44),
-    (0.60, 0.41, 0.29),
+    (0.98, 0.86, 0.78), (0.94, 0.76, 0.64), (0.80, 0.59, 0.44), (0.60, 0.41, 0.29),
     (0.40, 0.26, 0.19),
-)
+)  # fmt: skip
 HAIR = rgb(  # black and dark brown, which make "dark_hair"; brown, red, blond, grey
-    (0.11, 0.09, 0.09),
-    (0.25, 0.16, 0.11),
-    (0.44, 0.28, 0.17),
-    (0.64, 0.31, 0.15),
-    (0.84, 0.68, 0.44),
-    (0.72, 0.71, 0.70),
-)
-HAIR_SHARES = (0.24, 0.22, 0.15, 0.12, 0.16, 0.11)
+    (0.11, 0.09, 0.09), (0.25, 0.16, 0.11), (0.44, 0.28, 0.17), (0.64, 0.31, 0.15),
+    (0.84, 0.68, 0.44), (0.72, 0.71, 0.70),
+)  # fmt: skip
 IRIS = rgb((0.30, 0.18, 0.10), (0.42, 0.28, 0.14), (0.36, 0.45, 0.30), (0.32, 0.48, 0.62))
-IRIS_SHARES = (0.40, 0.25, 0.15, 0.20)  # dark brown, brown, green, blue
 
 
 def draw_faces(
@@ -53,8 +42,7 @@ def draw_faces(
 
     Column j of the attributes says whether ATTRIBUTES[j] holds. Left is the picture's left; the
     hair of the bald is seen in their brows. A seed draws the same people at every size, a multiple
-    of 8 from 32 to 128, and the first k of n faces are those of `draw_faces(k)`. Raises
-    ValueError for another n or size.
+    of 8 from 32 to 128 (else a ValueError); the first k of n faces are those of `draw_faces(k)`.
 
     >>> images, attributes = draw_faces(36, size=32, seed=1)
     >>> images[attributes[:, ATTRIBUTES.index("smiling")] == 1].shape
@@ -70,14 +58,11 @@ def draw_faces(
         people = invent_people(BLOCK, rng)
         known = torch.stack([getattr(people, name).flatten() for name in ATTRIBUTES], dim=1)
         attributes[start : start + BLOCK] = known[: n - start]
-        images[start : start + BLOCK] = photograph(paint(people, size), people.film)[: n - start]
+        picture = paint(people, size)
+        noise = torch.randn(picture.shape, generator=generator(people.film), dtype=picture.dtype)
+        picture = (255 * picture + 2 * noise).round_().clamp_(0, 255)  # a camera has noise, too
+        images[start : start + BLOCK] = picture[: n - start]
     return images, attributes
-
-
-def photograph(image, film):
-    """Images in 0 ... 1 -> uint8, with a camera's noise of two grey levels, drawn from the seed `film`."""
-    noise = torch.randn(image.shape, generator=generator(film), dtype=image.dtype)
-    return (255 * image + 2 * noise).round_().clamp_(0, 255).byte()
 
 
 def invent_people(count, rng):
@@ -99,8 +84,8 @@ def invent_people(count, rng):
         return between(low, high) + between(0.02, saturation) * torch.cos(2 * math.pi * hue)
 
     p = SimpleNamespace()
-    p.smile, p.yaw = between(-1, 1), between(-0.35, 0.35)
-    p.pitch, p.tilt = between(-0.08, 0.08), between(-0.12, 0.12)
+    p.smile = between(-1, 1)
+    p.yaw, p.pitch, p.tilt = between(-0.35, 0.35), between(-0.08, 0.08), between(-0.12, 0.12)
     p.centre_x, p.centre_y = between(-0.05, 0.05), between(-0.05, 0.02)
     p.width, p.height, p.jaw = between(0.51, 0.57), between(0.65, 0.72), between(-0.14, 0.12)
     p.eye_apart, p.eye_width = between(0.37, 0.42), between(0.165, 0.195)
@@ -123,11 +108,10 @@ def invent_people(count, rng):
     tone = between(0, len(SKIN) - 1.001)
     lighter = tone.long().flatten()
     p.skin = SKIN[lighter].lerp(SKIN[lighter + 1], tone.frac()) * between(0.97, 1.03, 3)
-    hair, fair = one_of(HAIR_SHARES), tone.flatten() <= 2.5
+    hair, fair = one_of((0.24, 0.22, 0.15, 0.12, 0.16, 0.11)), tone.flatten() <= 2.5
     hair[~fair & ((hair == 3) | (hair == 4))] = 2  # red and blond go with lighter skin
-    p.hair, p.iris = HAIR[hair] * between(0.85, 1.15), IRIS[one_of(IRIS_SHARES)]
-    p.blush = between(0.05, 0.35)
-    p.clothes = colourful(0.2, 0.75, 0.2)
+    p.hair, p.iris = HAIR[hair] * between(0.85, 1.15), IRIS[one_of((0.40, 0.25, 0.15, 0.20))]
+    p.blush, p.clothes = between(0.05, 0.35), colourful(0.2, 0.75, 0.2)
     p.backdrop, p.backdrop_below = colourful(0.5, 0.85, 0.1), colourful(0.4, 0.8, 0.1)
     p.light = between(0.3, 1) * between(-1, 1).sign()  # from the left (negative) or the right
 
@@ -149,7 +133,10 @@ def paint(p, size):
     c.head = ellipse(c.u, c.v, 1, 1, c.soft)
     c.ex, c.ey = c.X.abs() - p.eye_apart, c.Y + 0.02  # seen from an eye, both eyes at once
     c.curls = p.curl * torch.cos(15 * c.u) * torch.cos(11 * c.v + 6 * c.u.square())
-    for part in PARTS:
+    for part in (
+        backdrop, clothes, ears, hair_behind, neck, skin, beard, eyes, brows, nose, mouth, glasses,
+        hair_in_front,
+    ):  # fmt: skip
         part(p, c)
     return c.image
 
@@ -170,7 +157,7 @@ class Canvas(SimpleNamespace):
 
 
 def inside(distance, ramp):
-    """The opacity of a shape from the signed distance to its edge: 1 inside (negative), 0 outside."""
+    """The opacity of a shape from the signed distance to its edge: 1 inside (negative), else 0."""
     return (0.5 - distance / ramp).clamp_(0, 1)
 
 
@@ -294,20 +281,3 @@ def hair_in_front(p, c):
     gloss = 0.90 + 0.30 * spot(c.u - 0.35 * p.light, c.v + 0.72, 0.7, 0.30) + 0.12 * p.light * c.u
     hair = inside(crown, c.soft) * inside(brink, 1.2 * c.soft) * ~p.bald
     c.add(hair, p.hair * (gloss + 0.06 * strands + 0.15 * c.curls))
-
-
-PARTS = (
-    backdrop,
-    clothes,
-    ears,
-    hair_behind,
-    neck,
-    skin,
-    beard,
-    eyes,
-    brows,
-    nose,
-    mouth,
-    glasses,
-    hair_in_front,
-)

@@ -1,31 +1,28 @@
 """Densities in the plane whose truth is known: a flow is measured against them in nats."""
 
 import math
+import numbers
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..common import as_tensor, generator, integer
+from ..common import as_tensor, generator, integer, rand, randn
 
-__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana"]
+DOUBLE = torch.empty(0, dtype=torch.float64)
 
 
 class Density:
     """A known density in the plane; subclasses give `_sample` and `_log_prob`, both in float64.
 
-    `box` is ((left, right), (bottom, top)), a rectangle that holds all but a negligible part of
-    the mass.
+    `box`, ((left, right), (bottom, top)), holds all but a negligible part of the mass.
     """
 
-    box: tuple[tuple[float, float], tuple[float, float]]
-    noise: float
-
     def sample(self, n: int, seed: int | torch.Generator | None = None) -> Tensor:
-        """Draw n points: (n, 2) float32, on the CPU or on the device of the generator `seed`.
+        """Draw n points: (n, 2) float32, on the CPU or on the device of the generator given.
 
-        Without a seed torch's global generator is used. Raises ValueError for a negative n.
+        None means torch's global generator. Raises ValueError for a negative n.
 
         >>> TwoMoons().sample(3, seed=0).shape
         torch.Size([3, 2])
@@ -35,10 +32,9 @@ class Density:
         return points if rng is None else points.to(rng.device)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """The exact log-density in nats: (n, 2) -> (n,), on x's device and in its dtype.
+        """The exact log-density in nats, (n, 2) -> (n,), in the dtype and on the device of x.
 
-        It is computed in float64 and differentiable in x. Raises ValueError for points that are
-        not (n, 2) or hold integers.
+        It is computed in float64. Raises ValueError for integers and other shapes.
 
         >>> Banana().log_prob(torch.tensor([[0.0, -1.0]]))
         tensor([-0.6339])
@@ -55,35 +51,27 @@ class Density:
     def entropy(self) -> float:
         """-E[log p] in nats, in closed form where there is one, else by quadrature over `box`.
 
-        >>> round(TwoMoons(noise=0.05).entropy, 4)
-        0.2892
+        >>> moons = TwoMoons(noise=0.05)
+        >>> round(moons.entropy, 4), round(moons.mass, 4)
+        (0.2892, 1.0)
         """
         return self._grid_sums[1]
 
     @cached_property
     def mass(self) -> float:
-        """The integral of the density over `box`, by the same quadrature: 1 up to its error.
-
-        >>> abs(TwoMoons().mass - 1) < 1e-6
-        True
-        """
+        """The integral of the density over `box`, by the same quadrature: 1 up to its error."""
         return self._grid_sums[0]
 
     @cached_property
     def _grid_sums(self):
         """The sums of p and of -p log p over the midpoints of a grid, two cells per `noise`."""
-        counts = [math.ceil(2 * (high - low) / self.noise) for low, high in self.box]
-        steps = [(high - low) / n for (low, high), n in zip(self.box, counts)]
-        xs, ys = (
-            low + step * (torch.arange(n) + 0.5).double()
-            for (low, _), step, n in zip(self.box, steps, counts)
-        )
-        mass = entropy = 0.0
-        for column in xs.split(64):  # a strip at a time keeps the memory small
-            p = self._log_prob(torch.cartesian_prod(column, ys)).exp()
-            mass += p.sum().item() * math.prod(steps)
-            entropy -= torch.special.xlogy(p, p).sum().item() * math.prod(steps)
-        return mass, entropy
+        axes, area = [], 1.0
+        for low, high in self.box:
+            n = math.ceil(2 * (high - low) / self.noise)
+            axes.append(low + (high - low) / n * (torch.arange(n, dtype=torch.float64) + 0.5))
+            area *= (high - low) / n
+        p = self._log_prob(torch.cartesian_prod(*axes)).exp()
+        return p.sum().item() * area, -torch.special.xlogy(p, p).sum().item() * area
 
     def __repr__(self):
         return f"{type(self).__name__}(noise={self.noise})"
@@ -97,78 +85,54 @@ def on_cpu(rng):
 
 
 def positive(name, value):
-    try:
-        if 0 < float(value) < math.inf:
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{name} must be positive and finite, got {value!r}")
-
-
-def normal(rows, columns, rng):
-    return torch.randn(rows, columns, generator=rng, dtype=torch.float64)
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
 
 
 def uniform(n, low, high, rng):
-    return low + (high - low) * torch.rand(n, generator=rng, dtype=torch.float64)
-
-
-def gauss_legendre(low, high, panels, order=16):
-    """Nodes and weights of a rule over equal panels between low and high: (panels * order,)."""
-    nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(order))
-    half = (high - low) / (2 * panels)
-    centres = low + half * (2 * torch.arange(panels, dtype=torch.float64) + 1)
-    return (centres[:, None] + half * nodes).flatten(), (half * weights).repeat(panels)
+    return low + (high - low) * rand((n,), rng, like=DOUBLE)
 
 
 class NoisyCurves(Density):
     """Points spread evenly (in t) along one of several curves, plus Gaussian noise.
 
-    p(x) = mean over curves of the integral of N(x; curve(t), noise^2 I) dt / (t1 - t0), a
-    one-dimensional quadrature.
+    p(x) = mean over curves of the integral of N(x; curve(t), noise^2 I) dt / (t1 - t0), by the
+    Gauss-Legendre rule. Subclasses give `_curves(t)`: t (T,) -> their points (curves, T, 2).
     """
 
     def __init__(self, noise, t_range, speed, box):
         """`speed` is the largest |d curve / dt|: panels are at most four noise widths long."""
-        self.noise = positive("noise", noise)
-        self.t_range = t_range
-        (left, right), (bottom, top) = box
-        margin = 7 * self.noise
-        self.box = ((left - margin, right + margin), (bottom - margin, top + margin))
-        panels = math.ceil(speed * (t_range[1] - t_range[0]) / (4 * self.noise))
-        nodes, weights = gauss_legendre(*t_range, panels)
-        self._curve_points = self._curves(nodes)  # (curves, nodes, 2)
-        self._log_weights = (weights / weights.sum()).log() - math.log(len(self._curve_points))
-
-    def _curves(self, t):
-        """t (T,) -> points on every curve (curves, T, 2)."""
-        raise NotImplementedError
+        self.noise, self.t_range, (low, high) = positive("noise", noise), t_range, t_range
+        self.box = tuple((start - 7 * self.noise, end + 7 * self.noise) for start, end in box)
+        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(16))
+        panels = math.ceil(speed * (high - low) / (4 * self.noise))
+        half = (high - low) / (2 * panels)
+        centres = low + half * (2 * torch.arange(panels, dtype=torch.float64) + 1)
+        curves = self._curves((centres[:, None] + half * nodes).flatten())
+        weights = weights.repeat(len(curves) * panels) / (2 * len(curves) * panels)
+        self._nodes = curves.flatten(0, 1)
+        self._log_weights = weights.log() - math.log(2 * math.pi * self.noise**2)
 
     def _sample(self, n, rng):
         curves = self._curves(uniform(n, *self.t_range, rng))
         choice = torch.randint(len(curves), (n,), generator=rng)
-        return curves[choice, torch.arange(n)] + self.noise * normal(n, 2, rng)
+        return curves[choice, torch.arange(n)] + self.noise * randn((n, 2), rng, like=DOUBLE)
 
     def _log_prob(self, x):
-        nodes = self._curve_points.flatten(0, 1).to(x.device)
-        log_weights = self._log_weights.repeat(len(self._curve_points)).to(x.device)
-        log_weights = log_weights - math.log(2 * math.pi * self.noise**2)
-        pieces = []
+        nodes, log_weights = self._nodes.to(x.device), self._log_weights.to(x.device)
+        pieces = [x.new_zeros(0)]
         for rows in x.split(500):  # which keeps the memory small
             # Explicit differences are exact far from the curve, where log p is very negative.
             squared = (rows[:, :1] - nodes[:, 0]).square() + (rows[:, 1:] - nodes[:, 1]).square()
             pieces.append(torch.logsumexp(log_weights - squared / (2 * self.noise**2), dim=1))
-        return torch.cat(pieces) if pieces else x.new_zeros(0)
+        return torch.cat(pieces)
 
 
 class TwoMoons(NoisyCurves):
     """The half circles (cos t, sin t) and (1 - cos t, 1/2 - sin t) with Gaussian noise.
 
-    They are those of scikit-learn's `make_moons`, which spaces t evenly over (0, pi), where it is
-    drawn uniformly here. At noise 0.05 the entropy is 0.2892 nats.
-
-    >>> TwoMoons(noise=0.1)
-    TwoMoons(noise=0.1)
+    scikit-learn's `make_moons` spaces t evenly over (0, pi); here it is drawn uniformly.
     """
 
     def __init__(self, noise: float = 0.05):
@@ -180,10 +144,7 @@ class TwoMoons(NoisyCurves):
 
 
 class TwoSpirals(NoisyCurves):
-    """Two interleaved spirals of one and a half turns, +-(0.3 + 0.9 t / pi) (cos t, sin t).
-
-    >>> x = TwoSpirals(noise=0.05).sample(1_000, seed=0)  # from radius 0.3 to 3
-    """
+    """Two interleaved spirals of one and a half turns, +-(0.3 + 0.9 t / pi) (cos t, sin t)."""
 
     def __init__(self, noise: float = 0.1):
         box = ((-3.0, 3.0), (-3.0, 3.0))
@@ -195,10 +156,7 @@ class TwoSpirals(NoisyCurves):
 
 
 class Sinusoid(Density):
-    """y = sin x + noise with x uniform on (-pi, pi).
-
-    log p(x, y) = -log 2 pi + log N(y; sin x, noise^2) inside, -infinity outside;
-    entropy log 2 pi + 1/2 log(2 pi e noise^2).
+    """y = sin x + noise with x uniform on (-pi, pi); log p is -infinity outside.
 
     >>> round(Sinusoid(noise=0.1).entropy, 4)
     0.9542
@@ -207,14 +165,11 @@ class Sinusoid(Density):
     def __init__(self, noise: float = 0.1):
         self.noise = positive("noise", noise)
         self.box = ((-math.pi, math.pi), (-1 - 7 * self.noise, 1 + 7 * self.noise))
-
-    @property
-    def entropy(self):
-        return math.log(2 * math.pi) + 0.5 * math.log(2 * math.pi * math.e * self.noise**2)
+        self.entropy = math.log(2 * math.pi) + 0.5 * math.log(2 * math.pi * math.e * self.noise**2)
 
     def _sample(self, n, rng):
         x = uniform(n, -math.pi, math.pi, rng)
-        return torch.stack([x, x.sin() + self.noise * normal(n, 1, rng)[:, 0]], dim=1)
+        return torch.stack([x, x.sin() + self.noise * randn((n, 1), rng, like=DOUBLE)[:, 0]], dim=1)
 
     def _log_prob(self, x):
         x, y = x.unbind(1)
@@ -225,7 +180,7 @@ class Sinusoid(Density):
 
 
 class Checkerboard(Density):
-    """Uniform on the eight dark unit squares of a 4 x 4 board over (-2, 2)^2; entropy log 8.
+    """Uniform on the eight dark unit squares of a 4 x 4 board over (-2, 2)^2: entropy log 8.
 
     >>> Checkerboard().log_prob(torch.tensor([[0.5, 0.5], [0.5, 1.5]])).exp()
     tensor([0.1250, 0.0000])
@@ -238,8 +193,7 @@ class Checkerboard(Density):
     def _sample(self, n, rng):
         column = torch.randint(4, (n,), generator=rng)
         row = 2 * torch.randint(2, (n,), generator=rng) + column % 2
-        within = torch.rand(n, 2, generator=rng, dtype=torch.float64)
-        within = within.clamp(max=1 - 2**-22)  # stays inside in float32
+        within = rand((n, 2), rng, like=DOUBLE).clamp(max=1 - 2**-22)  # below 1 in float32, too
         return torch.stack([column, row], dim=1) - 2 + within
 
     def __repr__(self):
@@ -254,12 +208,10 @@ class Checkerboard(Density):
 class Rings(Density):
     """Three concentric circles of radius 1, 2 and 3, equally likely, with Gaussian noise.
 
-    A circle of radius R convolved with N(0, noise^2 I) has the closed form
-    exp(-(r - R)^2 / (2 noise^2)) I0e(r R / noise^2) / (2 pi noise^2), I0e the scaled Bessel
-    function.
+    A circle of radius R convolved with N(0, noise^2 I) has the closed form exp(-(r - R)^2 /
+    (2 noise^2)) I0e(r R / noise^2) / (2 pi noise^2), I0e the scaled Bessel function.
 
-    >>> x = Rings().sample(1_000, seed=0)
-    >>> x.norm(dim=1).round().unique()
+    >>> Rings().sample(1_000, seed=0).norm(dim=1).round().unique()
     tensor([1., 2., 3.])
     """
 
@@ -275,7 +227,7 @@ class Rings(Density):
         radius = torch.tensor(self.radii, dtype=torch.float64)[choice]
         angle = uniform(n, 0, 2 * math.pi, rng)
         circle = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
-        return circle + self.noise * normal(n, 2, rng)
+        return circle + self.noise * randn((n, 2), rng, like=DOUBLE)
 
     def _log_prob(self, x):
         r, radii = x.norm(dim=1, keepdim=True), x.new_tensor(self.radii)
@@ -285,9 +237,7 @@ class Rings(Density):
 
 
 class Banana(Density):
-    """A bent Gaussian: x ~ N(0, 1), y = x^2 - 1 + noise.
-
-    Bending preserves volume, so the entropy is the Gaussian's.
+    """A bent Gaussian, x ~ N(0, 1) and y = x^2 - 1 + noise: bending preserves the entropy.
 
     >>> round(Banana(noise=0.3).entropy, 4)
     1.6339
@@ -296,13 +246,10 @@ class Banana(Density):
     def __init__(self, noise: float = 0.3):
         self.noise = positive("noise", noise)
         self.box = ((-5.0, 5.0), (-1 - 7 * self.noise, 24 + 7 * self.noise))
-
-    @property
-    def entropy(self):
-        return math.log(2 * math.pi * math.e) + math.log(self.noise)
+        self.entropy = math.log(2 * math.pi * math.e) + math.log(self.noise)
 
     def _sample(self, n, rng):
-        x, e = normal(n, 2, rng).unbind(1)
+        x, e = randn((n, 2), rng, like=DOUBLE).unbind(1)
         return torch.stack([x, x.square() - 1 + self.noise * e], dim=1)
 
     def _log_prob(self, x):
