@@ -99,7 +99,6 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--limit", type=int, help="only the first so many images")
     t.add_argument("--batch-size", type=int, help="rows per update, over all processes together")
     t.add_argument("--lr", type=float, help="Adam's learning rate")
-    t.add_argument("--compile", action="store_true", help="train through torch.compile")
     t.add_argument("--seed", type=int, help="of weights, data order and noise (0)")
     t.add_argument("--run", metavar="FOLDER", help="for metrics and checkpoints (runs/RECIPE)")
     t.add_argument(

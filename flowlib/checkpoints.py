@@ -306,7 +306,7 @@ class _Allowance(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.empty:
             self.weights -= 1
-            self.values -= math.prod(args[0] if isinstance(args[0], tuple) else args)
+            self.values -= math.prod(args if isinstance(args[0], int) else args[0])
             if min(self.weights, self.values) < 0:
                 raise ValueError("its card asks for more weights than it holds")
         return function(*args, **kwargs or {})

@@ -132,8 +132,9 @@ def train(
         examples = load(examples, model.get("shape"), limit, standin)
         if "validation" in settings:  # a folder may hold few images
             settings["validation"] = min(settings["validation"], len(examples.train) // 8)
-    torch.manual_seed(seed)
-    flow = models.build(RECIPES[name].model, **model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        flow = models.build(RECIPES[name].model, **model)
     if start is not None:
         try:
             flow.load_state_dict(checkpoints.load(start).state_dict())
@@ -197,10 +198,12 @@ def data_of(flow, limit: int | None = None, standin: bool = False) -> data.Densi
     config, name = checkpoints.find(flow).with_name("config.json"), card["results"].get("data")
     if name is None and config.is_file():
         name = checkpoints.parse(config, config.read_bytes(), data=str)["data"]
-    if images := re.fullmatch(r"([a-z]\w*)(?:\[:(\d+)\])?", str(name)):
+    if name is None:
+        raise ValueError(f"{flow} does not say which data it was trained on")
+    if images := re.fullmatch(r"([a-z]\w*)(?:\[:(\d+)\])?", name):
         limit = limit or (int(images[2]) if images[2] else None)
         return load(images[1], card["arguments"].get("shape"), limit, standin)
-    density = re.fullmatch(r"(\w+)\((?:noise=([\d.e-]+))?\)", str(name))
+    density = re.fullmatch(r"(\w+)\((?:noise=([\d.e-]+))?\)", name)
     if density and density[1] in data.__all__:
         return getattr(data, density[1])(*[float(noise) for noise in density.groups()[1:] if noise])
     raise ValueError(f"{flow} was trained on data that flowlib cannot make again: {name}")
