@@ -17,14 +17,13 @@ import torch
 from tqdm.auto import tqdm
 
 from .batches import make_batches
-from .checkpoints import require_builder
 from .common import generator, integer
 from .data import Density
 from .flow import Flow
 from .losses import bits_per_dim, nll
 from .networks import ConvResNet
 from .norms import initialising
-from .runs import Run
+from .checkpoints import Run, require_builder
 
 __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics"]
 
