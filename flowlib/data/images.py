@@ -147,7 +147,7 @@ def _prepare(name, key, size, limit):
     looked = list(places())
     place = next(filter(_is_writable, looked), None)
     if place is None:
-        tried = ", ".join(map(str, looked))
+        tried = ", ".join(map(str, looked)) or "no home folder either"
         raise FileNotFoundError(f"no folder takes {name} (tried: {tried}); set FLOWLIB_DATA to one")
     folder = place / key
     with FileLock(place / f".{key}.lock"):
