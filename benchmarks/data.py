@@ -2,9 +2,10 @@
 
     python benchmarks/data.py
 
-Opening: the median over 200 calls of flowlib.data.load("mnist") on the prepared set. Preparing: the median over 5 new
-processes of the first call, from torchvision's files (no download); importing torchvision counts, importing flowlib not.
-Prints both and writes them, with hardware and date, to benchmarks/results/data.json.
+Opening: the median over 200 calls of flowlib.data.load("mnist") on the prepared set. Preparing: the
+median over 5 new processes of the first call, from torchvision's files (no download); importing
+torchvision counts, importing flowlib not. Prints both and writes them, with hardware and date, to
+benchmarks/results/data.json.
 """
 
 import datetime
@@ -72,12 +73,9 @@ def main():
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }
-    print(
-        f"open a prepared MNIST: median {result['open_ms_median']} ms, slowest {result['open_ms_slowest']} ms"
-    )
-    print(
-        f"prepare it from torchvision's files: median {result['build_s_median']} s, slowest {result['build_s_slowest']} s"
-    )
+    for what in ("open", "build"):
+        times = {key: value for key, value in result.items() if key.startswith(f"{what}_")}
+        print(", ".join(f"{key} {value}" for key, value in times.items()))
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -1,4 +1,6 @@
-"""Procedural faces: the same for the same seed, varied, and with pixels that show what the attributes say."""
+"""Procedural faces: bit-exact for a seed, varied, their pixels show what the attributes say."""
+
+import hashlib
 
 import pytest
 import torch
@@ -7,12 +9,8 @@ from torch.nn.functional import avg_pool2d
 from flowlib.common import generator
 from flowlib.data.faces import ATTRIBUTES, BLOCK, draw_faces, invent_people, paint
 
-TOP, EYES, MOUTH, CHIN = (
-    slice(6, 16),
-    slice(24, 36),
-    slice(40, 50),
-    slice(46, 54),
-)  # rows of a 64 x 64 face
+# Rows of a 64 x 64 face
+TOP, EYES, MOUTH, CHIN = slice(6, 16), slice(24, 36), slice(40, 50), slice(46, 54)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +50,27 @@ def test_a_seed_fixes_every_bit():
     again, known = draw_faces(10, seed=generator(5))
     assert torch.equal(images, again) and torch.equal(attributes, known)
     assert not torch.equal(images, draw_faces(10, seed=6)[0])
+
+
+CHECKSUMS = {
+    32: "3388101da3135aad463666c82ea2da242206b210fedbcafa75429125c0f92319",
+    64: "bb7d49fe125f20253b17db002a22e2409a2d57c8f1e65943ad8e7a90b9c54ec9",
+    128: "1d41f2d8a0aa8bc3068150f26452399cecc1cadfb69fe926868b716fee3286a3",
+}
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("size", CHECKSUMS)
+def test_faces_are_bit_exact_for_ever(size, default):
+    """Shipped flows were trained on them; and torch's default dtype must not matter."""
+    torch.set_default_dtype(default)
+    try:
+        images, attributes = draw_faces(5, size, seed=7)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert hashlib.sha256(images.numpy().tobytes()).hexdigest() == CHECKSUMS[size]
+    rows = ["".join(map(str, row)) for row in attributes.tolist()]
+    assert rows == ["1100011", "0100001", "1001011", "1000001", "0010010"]
 
 
 @pytest.mark.parametrize("k", [1, 7, BLOCK, BLOCK + 3])
@@ -95,7 +114,7 @@ def test_the_crowd_is_varied(crowd):
 
 
 def test_neighbouring_pixels_are_alike(crowd):
-    """Anti-aliased, and free of stray dots: far from black and white noise even at the smallest size."""
+    """Anti-aliased and free of stray dots, far from black and white noise."""
     images = crowd[0].float()
     steps = images.diff(dim=3).abs()
     assert steps.mean() < 12

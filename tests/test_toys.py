@@ -1,4 +1,4 @@
-"""Toy densities against references of their own: scipy, brute-force quadrature, and their own samples."""
+"""Toy densities against scipy, brute-force quadrature, and their own samples."""
 
 import math
 
@@ -8,8 +8,10 @@ import torch
 from scipy import stats
 from scipy.integrate import quad
 from sklearn.datasets import make_moons
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flowlib import data
+from flowlib.data import toys
 
 DENSITIES = {
     "TwoMoons": data.TwoMoons,
@@ -30,7 +32,7 @@ def coarse(name):
 
 
 def along(curve, t_range, noise):
-    """log p by scipy's adaptive quadrature over one curve, (x, y) -> the mean of N((x, y); curve(t), noise^2 I) over t."""
+    """(x, y) -> the mean of N((x, y); curve(t), noise^2 I) over t, by scipy's quadrature."""
     low, high = t_range
 
     def p(x, y):
@@ -239,10 +241,8 @@ def test_sinusoid_has_no_density_outside_its_interval_and_one_inside():
 @pytest.mark.parametrize("draw", [0.0, 1 - 2**-53], ids=["lowest", "highest"])
 @pytest.mark.parametrize("name", ["Sinusoid", "Checkerboard"])
 def test_samples_at_the_very_edge_still_have_a_density(monkeypatch, name, draw):
-    """Rounding to float32 must not push a sample over a sharp edge: one would make a mean log-density infinite."""
-    monkeypatch.setattr(
-        torch, "rand", lambda *size, **options: torch.full(size, draw, dtype=options.get("dtype"))
-    )
+    """One sample that float32 rounds over a sharp edge would make a mean log-density infinite."""
+    monkeypatch.setattr(toys, "rand", lambda shape, rng, like: like.new_full(shape, draw))
     density = DENSITIES[name]()
     assert density.log_prob(density.sample(20, seed=0)).isfinite().all()
 
@@ -252,8 +252,59 @@ def test_repr_shows_the_noise(name):
     assert repr(DENSITIES[name](noise=0.5)) == f"{name}(noise=0.5)"
 
 
+@every_density
+def test_log_prob_follows_the_device_of_its_points(name):
+    """On a GPU that torch only imagines: it refuses to mix devices."""
+    density = DENSITIES[name]()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(5, 2, device="cuda")
+        log_p = density.log_prob(x)
+        assert (log_p.device.type, log_p.dtype, log_p.shape) == ("cuda", torch.float32, (5,))
+
+
+@every_density
+def test_log_prob_has_the_gradient_that_finite_differences_show(name):
+    density = DENSITIES[name]() if name == "Checkerboard" else DENSITIES[name](noise=0.3)
+    x = density.sample(5, seed=0).double().requires_grad_()
+    assert torch.autograd.gradcheck(density.log_prob, x)
+
+
+@every_density
+def test_arrays_are_taken_as_points(name):
+    density = DENSITIES[name]()
+    x = density.sample(6, seed=0)
+    assert torch.equal(density.log_prob(x.numpy()[::-1]), density.log_prob(x.flip(0)))
+
+
+@every_density
+def test_torchs_default_dtype_does_not_matter(name):
+    before = DENSITIES[name]()
+    x = before.sample(6, seed=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        density = DENSITIES[name]()
+        assert torch.equal(density.sample(6, seed=0), x)
+        assert torch.equal(density.log_prob(x), before.log_prob(x))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_generator_of_another_device_seeds_one_of_the_cpu(monkeypatch):
+    """Whose draws stand in here for those of a GPU's generator."""
+
+    class Elsewhere:
+        device = torch.device("meta")
+
+    randint = torch.randint
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: torch.tensor(5))
+    rng = toys.on_cpu(Elsewhere())
+    monkeypatch.setattr(torch, "randint", randint)
+    points = data.TwoMoons().sample(4, seed=rng)
+    assert torch.equal(points, data.TwoMoons().sample(4, seed=5))
+
+
 @every_noisy_density
-@pytest.mark.parametrize("noise", [0, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("noise", [0, -0.1, math.nan, math.inf, "0.1", None])
 def test_bad_noise_is_refused(name, noise):
     with pytest.raises(ValueError, match="noise must be positive and finite, got"):
         DENSITIES[name](noise)
@@ -268,7 +319,7 @@ def test_points_of_another_shape_are_refused(name, shape):
 
 @every_density
 def test_integer_points_are_refused(name):
-    """Their log-density would be cut to whole nats, or be no number at all where it is -infinity."""
+    """Their log-density would be cut to integers, or be no number where it is -infinity."""
     with pytest.raises(ValueError, match=r"floating-point.*got torch.int64"):
         DENSITIES[name]().log_prob(torch.zeros(3, 2, dtype=torch.int64))
 

@@ -147,7 +147,7 @@ def _prepare(name, key, size, limit):
     looked = list(places())
     place = next(filter(_is_writable, looked), None)
     if place is None:
-        tried = ", ".join(map(str, looked))
+        tried = ", ".join(map(str, looked)) or "no home folder either"
         raise FileNotFoundError(f"no folder takes {name} (tried: {tried}); set FLOWLIB_DATA to one")
     folder = place / key
     with FileLock(place / f".{key}.lock"):
@@ -228,7 +228,7 @@ def build_photos(folder, *_):
     for split, n in (("train", 2_000), ("test", 500)):
         crops = []
         for photo in (photo[rows] for rows in strips[split] for photo in photos):
-            half = photo.reshape(-1, 2, 320, 2, 3).mean((1, 3))
+            half = photo.reshape(-1, 2, 320, 2, 3).mean((1, 3)).astype(np.uint8)
             windows = np.lib.stride_tricks.sliding_window_view(half, (32, 32), (0, 1))
             top, left = (rng.integers(count, size=n) for count in windows.shape[:2])
             crops.append(windows[top, left])
