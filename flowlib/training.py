@@ -151,7 +151,7 @@ def fit(
         (validation or not keep_best, "keep_best needs rows held out: validation=1_000, say"),
         (run is None or seed is not None, "a run that can be resumed needs a seed: seed=0, say"),
         (run is not None or not resume, "resume=True needs the folder to go on with: run=..."),
-        (weights, "there is nothing to train: all is frozen, until flow.requires_grad_(True)"),
+        (weights, "there is nothing to train: no weight takes gradients; flow.requires_grad_()?"),
     ]:
         if not holds:
             raise ValueError(complaint)
@@ -274,10 +274,8 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                 _compute_in_bfloat16(kept, False)
                 history.snapshots.append(Snapshot(step, kept))
             if due:
-                evaluated, nats = (
-                    result(step),
-                    {"loss": fmean(history.loss[-min(interval, step) :])},
-                )
+                evaluated = result(step)
+                nats = {"loss": fmean(history.loss[-min(interval, step) :])}
                 with _true_float32():
                     if settings.validation:
                         rows = map(share, batches.held_out())
