@@ -163,9 +163,11 @@ class Run:
         stored = parse(path, path.read_bytes()) if path.exists() else self.config
         for name, asked in self.config.items():
             if stored.get(name) != asked:
+                longer = f"; for more steps start another run from its flow, start={str(folder)!r}"
                 raise ValueError(
                     f"{folder} was started with {name}={stored.get(name)}, and is to go on with "
                     f"{asked}: resume with what it was started with, or choose another folder"
+                    f"{longer if name == 'steps' else ''}"
                 )
         for left_over in self.folder.glob("**/.flowlib-*.tmp"):
             left_over.unlink()

@@ -1,5 +1,6 @@
 """Coupling layers: one part of the input passes through and decides what happens to the other."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,7 @@ class Coupling(Bijection):
     """
 
     parameters_per_dim = 1
+    bfloat16 = False  # `fit` lets networks compute in it, in training
 
     def __init__(self, mask: Tensor, network: Callable):
         super().__init__()
@@ -66,9 +68,11 @@ class Coupling(Bijection):
         return x if self.restore is None else x.index_select(1, self.restore)
 
     def run_network(self, x_a: Tensor, context: Tensor | None) -> Tensor:
-        """The parameters of the step, side by side, in x_a's dtype whatever the network computed in
-        (bfloat16 under autocast); 0 where a checkerboard passes: no change."""
-        out = self.network(x_a, context).to(x_a.dtype)
+        """The parameters of the step, side by side, in x_a's dtype whatever the network computes
+        in; 0 where a checkerboard passes: no change."""
+        low = self.bfloat16 and self.training
+        with torch.autocast(x_a.device.type, torch.bfloat16) if low else contextlib.nullcontext():
+            out = self.network(x_a, context).to(x_a.dtype)
         width = x_a.shape[1] - 1 if self.checkerboard else len(self.mask) - x_a.shape[1]
         expected = (self.parameters_per_dim * width, *x_a.shape[2:])
         if out.shape[1:] != expected:
