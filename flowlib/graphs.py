@@ -89,7 +89,7 @@ class _Captured:
 
 
 def _record(function):
-    """A function's kernels as a CUDA graph, after three calls that let libraries settle: the graph's
+    """A function's kernels as a CUDA graph, after three calls that let libraries settle: its
     `replay`, and what the function returns, filled anew by every replay."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -104,7 +104,7 @@ def _record(function):
 
 
 def captured(update: Callable, flow: Flow, batch, state: Callable[[], dict[str, Tensor]]):
-    """`update(*batch) -> loss` as one CUDA graph with compiled blocks, for batches shaped like this.
+    """`update(*batch) -> loss` as one CUDA graph with compiled blocks, for batches of this shape.
 
     `state()` names all tensors that an update changes; it leaves them as they were, those that it
     makes (an optimiser's, at its first step) at 0. What an update reads besides, a learning rate
