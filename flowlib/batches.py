@@ -1,132 +1,162 @@
 """Which data a training step sees: a function of the seed and the step alone.
 
-So a resumed run needs no memory of what was drawn before, and all processes of a distributed run see the same global batch,
-noise and all, of which each takes its share.
+So a resumed run needs no memory of what was drawn before, and all processes of a distributed run
+see the same global batch, noise and all, of which each takes its share.
 """
+
+import copy
+import hashlib
+import inspect
 
 import numpy as np
 import torch
 
-from .common import integer
+from .common import generator
 
 __all__ = ["make_batches", "DensityStream", "TensorStream"]
 
 ORDER, NOISE, POINTS, VALIDATION, FLIPS = range(5)
 
 
-def stream(seed, purpose, number, device="cpu"):
-    """A generator for one purpose and step; numpy's SeedSequence keeps such streams independent."""
-    state = np.random.SeedSequence((seed % 2**64, purpose, number)).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0]) >> 1)
-
-
 def make_batches(flow, data, context, batch_size, validation, flip, seed):
-    """The batches of a density, a tensor or an image set, checked at the door."""
-    integer("batch_size", batch_size, at_least=1)
-    integer("validation", validation, at_least=0)
+    """The batches of a density, a table or an image set, as the flow takes them, or a refusal."""
     if flip and len(flow.shape) != 3:
-        raise ValueError(
-            f"flip mirrors images (C, H, W); this flow takes data of shape {tuple(flow.shape)}"
-        )
-    if hasattr(data, "sample"):
-        if context is not None:
+        raise ValueError(f"flip mirrors images (C, H, W), not data of shape {tuple(flow.shape)}")
+    # torchvision's image sets have a flag `train`, the tables of pandas a method `sample`
+    rows = data.train if torch.is_tensor(getattr(data, "train", None)) else data
+    if hasattr(rows, "__array__") or isinstance(rows, (list, tuple)):
+        rows, context = flow.as_input(rows, context)
+        if validation >= len(rows):
             raise ValueError(
-                "a context goes with a data tensor; a density draws fresh points that have none"
+                f"validation={validation} leaves nothing of {len(rows)} rows to train on"
             )
-        if validation:
-            raise ValueError("validation holds out rows of a data set; a density has none")
-        flow.check_context(None, batch_size)
-        return DensityStream(flow, data, batch_size, seed)
-    rows = getattr(data, "train", data)
-    flow.check_input(rows, context)
-    if validation >= len(rows):
+        return TensorStream(flow, rows, context, batch_size, validation, flip, seed)
+    if not callable(getattr(data, "sample", None)):
         raise ValueError(
-            f"validation={validation} leaves nothing to train on: there are {len(rows)} rows"
+            "data must be a tensor or an array (N, *shape), an image set of flowlib.data, or a "
+            f"density with sample(n, seed), got a {type(data).__name__}; of another library's "
+            "image set give the images, a uint8 tensor (N, C, H, W)"
         )
-    return TensorStream(flow, rows, context, batch_size, validation, flip, seed)
+    if context is not None or flow.context_features:
+        raise ValueError("a context goes with a data tensor; a density draws points that have none")
+    if validation:
+        raise ValueError("validation holds out rows of a data set; a density has none")
+    return DensityStream(flow, data, batch_size, seed)
 
 
 class DensityStream:
-    """New points of a density at every step; many batches are drawn in one call, whose fixed overhead dominates."""
+    """New points of a density at every step; many batches are drawn in one call, whose fixed
+    overhead dominates."""
 
-    at_once = 100
+    rows = None
 
     def __init__(self, flow, density, batch_size, seed):
         self.flow, self.density, self.batch_size, self.seed = flow, density, batch_size, seed
+        self.at_once = min(100, max(1, 10_000_000 // (batch_size * flow.shape.numel())))
         self.chunk = None
 
     def __call__(self, step):
-        """The points, context and noise of one step: (B, *shape), None, None."""
+        """The points, context and noise of one step: (B, *shape), None, None or (B, *shape)."""
         chunk, i = divmod(step, self.at_once)
         if chunk != self.chunk:
-            points = self.density.sample(
-                self.at_once * self.batch_size, seed=stream(self.seed, POINTS, chunk)
-            )
-            points = points.to(next(self.flow.parameters()))
-            self.flow.check_input(points)
+            n = self.at_once * self.batch_size
+            points = draw(self.density, n, seed_of(self.seed, POINTS, chunk))
+            points = self.flow.as_input(points)[0].detach()
+            if len(points) != n:
+                raise ValueError(f"the density was asked for {n} points and drew {len(points)}")
             self.points, self.chunk = points.split(self.batch_size), chunk
-        return self.points[i], None, None
+        return self.points[i], None, noise(self.flow, self.batch_size, self.seed, NOISE, step)
 
     @property
     def per_epoch(self):
         raise ValueError("a density has no epochs: say how many steps")
 
-    def interval(self, steps):
-        """Steps between evaluations."""
-        return -(-steps // 10)
-
-    def held_out(self):
-        return []
+    def fingerprint(self):
+        """What tells this density from another: the mean of its first batch, to three digits."""
+        return f"mean {self(0)[0].double().mean():.3g}"
 
 
 class TensorStream:
-    """The rows of a tensor in a new order every epoch, on the device in the dtype that they came in; the last
-    `validation` rows are held out. With `flip`, half of the images are mirrored in training; those held out never are."""
+    """The rows of a tensor in a new order every epoch; the last `validation` rows are held out.
+    With `flip`, half of the images are mirrored in training; those held out never are."""
 
     def __init__(self, flow, data, context, batch_size, validation, flip, seed):
-        device = next(flow.parameters()).device
-        self.flow, self.flip, self.seed = flow, flip, seed
-        self.data, self.context = data.to(device), None if context is None else context.to(device)
-        self.n = len(data) - validation
+        self.flow, self.flip, self.seed, self.epoch = flow, flip, seed, None
+        self.data, self.context = data.detach(), None if context is None else context.detach()
+        self.rows, self.n = len(data), len(data) - validation
         self.batch_size = min(batch_size, self.n)
-        self.epoch = None
-
-    @property
-    def per_epoch(self):
-        return self.n // self.batch_size
-
-    def interval(self, steps):
-        """Steps between evaluations."""
-        return self.per_epoch
+        self.per_epoch = self.n // self.batch_size
 
     def __call__(self, step):
-        """The rows, context and noise of one step: (B, *shape), (B, C) or None, (B, *shape) or None."""
+        """The rows, context and noise of one step: (B, *shape), (B, C) and (B, *shape) or None."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
-            self.order = torch.randperm(self.n, generator=stream(self.seed, ORDER, epoch)).to(
-                self.data.device
-            )
-            self.epoch = epoch
-        x, context, noise = self._take(
-            self.order[i * self.batch_size : (i + 1) * self.batch_size], NOISE, step
-        )
+            order = torch.randperm(self.n, generator=stream(self.seed, ORDER, epoch))
+            self.order, self.epoch = order.to(self.data.device), epoch
+        rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
+        x, context, noise = self._take(rows, NOISE, step)
         if self.flip:
-            mirrored = (
-                torch.rand(len(x), generator=stream(self.seed, FLIPS, step)).to(x.device) < 0.5
-            )
-            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+            coins = torch.rand(len(x), generator=stream(self.seed, FLIPS, step)).to(x.device)
+            x = torch.where((coins < 0.5).view(-1, 1, 1, 1), x.flip(-1), x)
         return x, context, noise
 
     def held_out(self, chunk=500):
         """The validation rows in pieces, with the same noise every time."""
-        rows = torch.arange(self.n, len(self.data), device=self.data.device)
-        for i, piece in enumerate(rows.split(chunk) if len(rows) else []):
+        rows = torch.arange(self.n, self.rows, device=self.data.device)
+        for i, piece in enumerate(rows.split(chunk)):
             yield self._take(piece, VALIDATION, i)
 
+    def fingerprint(self):
+        """What tells these rows from others: a hash of their shape and of some 500 of them."""
+        digest = hashlib.sha256(f"{self.data.shape} {self.data.dtype}".encode())
+        for part in [self.data] if self.context is None else [self.data, self.context]:
+            digest.update(part[:: max(1, self.rows // 500)].cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def _take(self, rows, purpose, number):
-        noise = None
-        if self.flow.dequantize is not None:
-            noise = self.flow.draw_noise(
-                len(rows), stream(self.seed, purpose, number, self.data.device)
-            )
-        return self.data[rows], None if self.context is None else self.context[rows], noise
+        context = None if self.context is None else self.context[rows]
+        return self.data[rows], context, noise(self.flow, len(rows), self.seed, purpose, number)
+
+
+def about(data, batches):
+    """What a run's folder remembers of the data: their name, how many there are, and a trace of
+    what they hold."""
+    name = getattr(data, "name", None) or type(data).__name__
+    if batches.rows is None and type(data).__repr__ is not object.__repr__:
+        name = repr(data)
+    return {"data": str(name), "rows": batches.rows, "data_fingerprint": batches.fingerprint()}
+
+
+def draw(density, n, seed):
+    """n points of a density of ours, of torch.distributions or of scikit-learn."""
+    arguments = inspect.signature(density.sample).parameters
+    if isinstance(density, torch.distributions.Distribution):
+        torch.manual_seed(seed)  # `fit` puts the global generator back
+        return density.sample((n,))
+    if "seed" in arguments:
+        return density.sample(n, seed=generator(seed))
+    if "random_state" in arguments:
+        return density.sample(n, random_state=seed % 2**32)
+    if hasattr(density, "random_state"):  # a mixture, which returns points and their components
+        density = copy.copy(density)
+        density.random_state = seed % 2**32
+        return density.sample(n)[0]
+    raise ValueError(f"sample of a {type(density).__name__} must take n and seed")
+
+
+def noise(flow, n, seed, purpose, number):
+    """The noise of `Dequantize` for n rows; None for a flow of continuous data."""
+    if flow.dequantize is not None:
+        device = next(flow.parameters()).device
+        return flow.draw_noise(n, stream(seed, purpose, number, device))
+
+
+def stream(seed, purpose, number, device="cpu"):
+    """A generator for one purpose and step."""
+    return torch.Generator(device).manual_seed(seed_of(seed, purpose, number))
+
+
+def seed_of(seed, purpose, number):
+    """A seed for one purpose and step; numpy's SeedSequence keeps such streams independent."""
+    state = np.random.SeedSequence((seed % 2**64, purpose, number)).generate_state(1, np.uint64)
+    return int(state[0]) >> 1

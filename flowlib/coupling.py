@@ -1,5 +1,7 @@
 """Coupling layers: one part of the input passes through and decides what happens to the other."""
 
+import contextlib
+
 import torch
 from torch import nn
 
@@ -20,6 +22,7 @@ class Coupling(Bijection):
     """
 
     parameters_per_dim = 1
+    bfloat16 = False  # `fit` lets networks compute in it, in training
 
     def __init__(self, mask, network):
         super().__init__()
@@ -82,9 +85,9 @@ class Coupling(Bijection):
 
     def run_network(self, kept, context):
         """The parameters of the step, side by side; on a board, those of positions that pass through are 0: no change."""
-        out = self.network(kept, context).to(
-            kept.dtype
-        )  # back from bfloat16, if the network computes in that
+        low = self.bfloat16 and self.training
+        with torch.autocast(kept.device.type, torch.bfloat16) if low else contextlib.nullcontext():
+            out = self.network(kept, context).to(kept.dtype)
         width = kept.shape[1] - 1 if self.checkerboard else len(self.mask) - kept.shape[1]
         expected = (self.parameters_per_dim * width, *kept.shape[2:])
         if out.shape[1:] != expected:
