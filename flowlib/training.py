@@ -125,6 +125,7 @@ def fit(
                 goes on: bit-exact on a CPU; on a GPU with the same data, noise and state, but
                 kernels that add in any order, short of `torch.use_deterministic_algorithms(True)`
 
+    On one GPU a step is a CUDA graph with compiled residual blocks (see `flowlib.graphs`).
     New ActNorm layers are started from the first batch. Ctrl-C ends the training early. If the loss
     becomes NaN or rises far above where it began, the last healthy weights are put back and a
     DivergedError explains the likely causes. Across processes BatchNorm sees its share of a batch.
