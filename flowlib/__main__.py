@@ -36,9 +36,7 @@ def main(arguments=None):
 def train(args):
     run = args.run or Path("runs") / args.recipe
     names = ("size", "limit", "epochs", "steps", "batch_size", "lr")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None} | (
-        {"compile": True} if args.compile else {}
-    )
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     examples, history = recipes.train(
         args.recipe, seed=args.seed, run=run, resume=args.resume, standin=args.standin, **given
     )[1:]
@@ -103,7 +101,6 @@ def parser():
     t.add_argument("--limit", type=int, help="only the first so many images")
     t.add_argument("--batch-size", type=int, help="rows per update, over all processes together")
     t.add_argument("--lr", type=float, help="Adam's learning rate")
-    t.add_argument("--compile", action="store_true", help="train through torch.compile")
     t.add_argument("--seed", type=int, default=0, help="of weights, data order and noise (0)")
     t.add_argument(
         "--run",

@@ -120,7 +120,12 @@ def _parse(path, line):
 def _check_same(folder, stored, asked):
     for name in {**stored, **asked}:
         if stored.get(name) != asked.get(name):
+            longer = (
+                "; to train a finished flow for longer, start another run from it: load it, or "
+                f"recipes.train(..., start={str(folder)!r})"
+            )
             raise ValueError(
-                f"{folder} was started with {name}={stored.get(name)}, and is to go on with {asked.get(name)}: "
-                f"resume with what it was started with, or choose another folder"
+                f"{folder} was started with {name}={stored.get(name)}, and is to go on with "
+                f"{asked.get(name)}: resume with what it was started with, or choose another folder"
+                f"{longer if name == 'steps' else ''}"
             )

@@ -203,9 +203,14 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
 
     steps, lr, decay = settings["steps"], settings["lr"], settings["ema"]
     schedule, gpu = SCHEDULES[settings["schedule"]], world.device.type == "cuda"
-    groups = _groups(flow, settings["weight_decay"])
-    rate = torch.tensor(lr, device=world.device) if gpu else lr
-    optimizer = torch.optim.Adam(groups, rate, settings["betas"], fused=True, capturable=gpu)
+    optimizer = torch.optim.Adam(
+        _groups(flow, settings["weight_decay"]),
+        lr=torch.tensor(lr, device=world.device) if gpu else lr,
+        betas=settings["betas"],
+        weight_decay=settings["weight_decay"],
+        fused=True,
+        capturable=gpu,
+    )
     history, first_step, lowest, losses = History(), 0, math.inf, []
     guard = _DivergenceGuard(flow, lr)
     guard.check(history)
@@ -479,11 +484,11 @@ def _groups(flow, weight_decay):
     """The parameters for Adam: the magnitudes of weight-normed layers, which decay, and others."""
     decays, others = [], []
     for name, parameter in flow.named_parameters():
-        (decays if name.endswith("weight.original0") else others).append(parameter)
+        decaying = weight_decay and name.endswith("weight.original0")
+        (decays if decaying else others).append(parameter)
     if weight_decay and not decays:
         raise ValueError("weight_decay applies to weight-normed layers, and this flow has none")
-    groups = {"params": decays, "weight_decay": weight_decay}, {"params": others}
-    return groups if weight_decay else flow.parameters()
+    return [{"params": others, "weight_decay": 0.0}, {"params": decays}][: 1 + bool(decays)]
 
 
 def _compute_in_bfloat16(flow, on):

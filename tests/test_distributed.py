@@ -1,5 +1,6 @@
-"""Two processes on the CPU train to the curve of one. Run as a script, this file is what each of them does."""
+"""Two processes on the CPU train to the curve of one. As a script, this file is what each does."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -29,7 +30,8 @@ IMAGE_SETTINGS = {
 
 
 def started(**arguments):
-    """A flow whose ActNorm is off the mark: exactly on it the first gradient is rounding error, which Adam makes a step of."""
+    """A flow whose ActNorm is off the mark: exactly on it the first gradient is rounding error, of
+    which Adam makes a step."""
     flow = models.realnvp_2d(depth=2, hidden=(16,), **arguments)
     flow.bijection[0].initialise(1 + 2 * POINTS)
     return flow
@@ -50,8 +52,15 @@ CASES = {
 }
 
 
+NORMALISED = (
+    lambda: models.realnvp_mlp((1, 4, 4), depth=2, hidden=(16,), norm="batchnorm"),
+    IMAGES // 8,
+    IMAGE_SETTINGS | {"epochs": 20, "batch_size": 40, "lr": 1e-2},
+)
+
+
 def train(case, **more):
-    build, examples, settings = CASES[case]
+    build, examples, settings = {**CASES, "batch norm": NORMALISED}[case]
     torch.manual_seed(0)
     flow = build()
     history = training.fit(flow, examples, seed=0, progress=False, **settings, **more)
@@ -67,24 +76,24 @@ def first_loss():
 
 
 def losses_without_a_seed(global_seed):
-    """`fit` draws a seed of its own from the global generator, which is another in every process."""
+    """`fit` draws a seed from the global generator, which is another in every process."""
     torch.manual_seed(0)
     flow = models.nice_2d()
     torch.manual_seed(global_seed)
     return training.fit(flow, data.TwoMoons(), steps=3, batch_size=64, progress=False).loss
 
 
-def interrupt_at(step):
-    """Ctrl-C in every process at once."""
-    update = training._Training._update
+def interrupt_at(number):
+    """Ctrl-C in every process at once, when Adam is to make a step; returns what Adam does else."""
+    step, calls = torch.optim.Adam.step, itertools.count()
 
-    def interrupted(self, now):
-        if now == step:
+    def interrupted(self):
+        if next(calls) == number:
             raise KeyboardInterrupt
-        update(self, now)
+        return step(self)
 
-    training._Training._update = interrupted
-    return update
+    torch.optim.Adam.step = interrupted
+    return step
 
 
 def refusal(**settings):
@@ -116,11 +125,12 @@ def do_everything(folder):
     told = {"refusal": refusal(batch_size=33)}
     for case in CASES:
         told[case] = train(case, **({"run": folder / "run"} if case == "images" else {}))
+    told["batch norm"] = train("batch norm")
     told["first loss"] = first_loss()
     told["without a seed"] = losses_without_a_seed(100 + PartialState().process_index)
-    update, training.SAVE_EVERY = interrupt_at(55), 0
+    step, training.SAVE_EVERY = interrupt_at(55), 0
     told["cut off"] = train("images", run=folder / "cut off")
-    training._Training._update = update
+    torch.optim.Adam.step = step
     told["resumed"] = train("images", run=folder / "cut off", resume=True)
     told |= {"writes": len(written), "world": PartialState().num_processes}
     torch.save(told, folder / f"{PartialState().process_index}.pt")
@@ -175,8 +185,20 @@ def test_two_processes_follow_the_curve_of_one_to_the_same_weights(case, two, on
             assert_close(told[case]["weights"][name].double(), tensor.double(), 1e-4)
 
 
-@pytest.mark.parametrize("case", [*CASES, "resumed"])
-def test_both_processes_end_with_the_same_bits(case, two):
+def test_batch_norm_of_a_share_of_the_batch_learns_as_much(two, on_the_cpu):
+    """Statistics of 20 rows are not those of 40, so the curves differ, and end close together."""
+    alone = train("batch norm")["evaluations"]
+    for told in two[1]:
+        shared = told["batch norm"]["evaluations"]
+        assert shared[0]["loss"] != pytest.approx(alone[0]["loss"], rel=1e-5)
+        for loss in ("loss", "validation_loss"):
+            fallen = alone[0][loss] - alone[-1][loss]
+            assert fallen > 1
+            assert abs(shared[-1][loss] - alone[-1][loss]) < 0.2 * fallen
+
+
+@pytest.mark.parametrize("case", [*CASES, "batch norm", "resumed"])
+def test_both_processes_end_bit_exact(case, two):
     first, second = (told[case] for told in two[1])
     assert first["loss"] == second["loss"]
     assert all(
@@ -206,7 +228,7 @@ def test_only_the_first_process_writes(two):
     assert [line["step"] for line in lines] == list(range(6, 61, 6))
 
 
-def test_a_run_of_two_processes_is_resumed_to_the_same_bits(two):
+def test_a_run_of_two_processes_is_resumed_bit_exact(two):
     for told in two[1]:
         assert len(told["cut off"]["loss"]) == 55
         assert told["resumed"]["loss"] == told["images"]["loss"]
@@ -234,10 +256,12 @@ from accelerate import notebook_launcher
 from flowlib import data, models, training
 
 def train():
-    history = training.fit(models.nice_2d(depth=1, hidden=(4,)), data.TwoMoons(), steps=3, batch_size=8, seed=0, progress=False)
+    flow, settings = models.nice_2d(depth=1, hidden=(4,)), {"seed": 0, "progress": False}
+    history = training.fit(flow, data.TwoMoons(), steps=3, batch_size=8, **settings)
     from accelerate import PartialState
     losses = [round(loss, 4) for loss in history.loss]
-    sys.stdout.write(f"{PartialState().process_index} of {PartialState().num_processes}: {losses}\\n")
+    world = PartialState()
+    sys.stdout.write(f"{world.process_index} of {world.num_processes}: {losses}\\n")
 
 with socket.socket() as free:
     free.bind(("localhost", 0))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import assert_close
-from torch._dynamo.testing import CompileCounter
 
 from flowlib import checkpoints, masks, models, training
 from flowlib.bijections import Logit, Squeeze
@@ -434,37 +433,3 @@ def test_bfloat16_networks_train_like_float32_ones_and_leave_float32_weights():
         assert flow.log_prob(integers(2, 1, 8, 8), seed=0).dtype == torch.float32
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
-
-
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(
-        ValueError, match="unknown precision 'int8'; there are auto, bfloat16, float32"
-    ):
-        training.fit(models.realnvp_2d(), torch.randn(8, 2), precision="int8", progress=False)
-
-
-def test_a_compiled_training_is_compiled_once_and_learns_the_same(monkeypatch):
-    counter, compile_ = CompileCounter(), torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda flow: compile_(flow, backend=counter)
-    )  # traces as ever, and leaves out the C++ compiler
-    losses = {}
-    for compiled in (False, True):
-        torch.manual_seed(0)
-        flow = models.realnvp_image((1, 4, 4), scales=2, width=4, blocks=1, dequant_couplings=1)
-        settings = {
-            "epochs": 2,
-            "batch_size": 16,
-            "validation": 16,
-            "ema": 0.9,
-            "precision": "float32",
-            "seed": 0,
-            "progress": False,
-        }
-        losses[compiled] = training.fit(
-            flow, integers(64, 1, 4, 4), compile=compiled, **settings
-        ).loss
-    assert (
-        counter.frame_count == 1
-    )  # in one piece, and not again after the validation between the epochs
-    assert losses[True] == pytest.approx(losses[False], abs=1e-3)
