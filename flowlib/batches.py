@@ -11,8 +11,6 @@ import inspect
 import numpy as np
 import torch
 
-from .common import generator
-
 __all__ = ["make_batches", "DensityStream", "TensorStream"]
 
 ORDER, NOISE, POINTS, VALIDATION, FLIPS = range(5)
@@ -27,9 +25,7 @@ def make_batches(flow, data, context, batch_size, validation, flip, seed):
     if hasattr(rows, "__array__") or isinstance(rows, (list, tuple)):
         rows, context = flow.as_input(rows, context)
         if validation >= len(rows):
-            raise ValueError(
-                f"validation={validation} leaves nothing of {len(rows)} rows to train on"
-            )
+            raise ValueError(f"validation={validation} leaves none of {len(rows)} rows to train on")
         return TensorStream(flow, rows, context, batch_size, validation, flip, seed)
     if not callable(getattr(data, "sample", None)):
         raise ValueError(
@@ -45,8 +41,7 @@ def make_batches(flow, data, context, batch_size, validation, flip, seed):
 
 
 class DensityStream:
-    """New points of a density at every step; many batches are drawn in one call, whose fixed
-    overhead dominates."""
+    """New points at every step; many batches are drawn in one call, whose overhead dominates."""
 
     rows = None
 
@@ -60,12 +55,13 @@ class DensityStream:
         chunk, i = divmod(step, self.at_once)
         if chunk != self.chunk:
             n = self.at_once * self.batch_size
-            points = draw(self.density, n, seed_of(self.seed, POINTS, chunk))
+            points = draw(self.density, n, stream(self.seed, POINTS, chunk))
             points = self.flow.as_input(points)[0].detach()
             if len(points) != n:
                 raise ValueError(f"the density was asked for {n} points and drew {len(points)}")
             self.points, self.chunk = points.split(self.batch_size), chunk
-        return self.points[i], None, noise(self.flow, self.batch_size, self.seed, NOISE, step)
+        rng = stream(self.seed, NOISE, step, self.points[i].device)
+        return self.points[i], None, self.flow.draw_noise(self.batch_size, rng)
 
     @property
     def per_epoch(self):
@@ -116,48 +112,36 @@ class TensorStream:
 
     def _take(self, rows, purpose, number):
         context = None if self.context is None else self.context[rows]
-        return self.data[rows], context, noise(self.flow, len(rows), self.seed, purpose, number)
+        rng = stream(self.seed, purpose, number, self.data.device)
+        return self.data[rows], context, self.flow.draw_noise(len(rows), rng)
 
 
 def about(data, batches):
-    """What a run's folder remembers of the data: their name, how many there are, and a trace of
-    what they hold."""
+    """What a run's folder remembers of the data: name, number, and a trace of what they hold."""
     name = getattr(data, "name", None) or type(data).__name__
     if batches.rows is None and type(data).__repr__ is not object.__repr__:
         name = repr(data)
     return {"data": str(name), "rows": batches.rows, "data_fingerprint": batches.fingerprint()}
 
 
-def draw(density, n, seed):
+def draw(density, n, rng):
     """n points of a density of ours, of torch.distributions or of scikit-learn."""
     arguments = inspect.signature(density.sample).parameters
     if isinstance(density, torch.distributions.Distribution):
-        torch.manual_seed(seed)  # `fit` puts the global generator back
+        torch.manual_seed(rng.initial_seed())  # `fit` puts the global generator back
         return density.sample((n,))
     if "seed" in arguments:
-        return density.sample(n, seed=generator(seed))
+        return density.sample(n, seed=rng)
     if "random_state" in arguments:
-        return density.sample(n, random_state=seed % 2**32)
+        return density.sample(n, random_state=rng.initial_seed() % 2**32)
     if hasattr(density, "random_state"):  # a mixture, which returns points and their components
         density = copy.copy(density)
-        density.random_state = seed % 2**32
+        density.random_state = rng.initial_seed() % 2**32
         return density.sample(n)[0]
     raise ValueError(f"sample of a {type(density).__name__} must take n and seed")
 
 
-def noise(flow, n, seed, purpose, number):
-    """The noise of `Dequantize` for n rows; None for a flow of continuous data."""
-    if flow.dequantize is not None:
-        device = next(flow.parameters()).device
-        return flow.draw_noise(n, stream(seed, purpose, number, device))
-
-
 def stream(seed, purpose, number, device="cpu"):
-    """A generator for one purpose and step."""
-    return torch.Generator(device).manual_seed(seed_of(seed, purpose, number))
-
-
-def seed_of(seed, purpose, number):
-    """A seed for one purpose and step; numpy's SeedSequence keeps such streams independent."""
+    """A generator for one purpose and step; numpy's SeedSequence keeps such streams independent."""
     state = np.random.SeedSequence((seed % 2**64, purpose, number)).generate_state(1, np.uint64)
-    return int(state[0]) >> 1
+    return torch.Generator(device).manual_seed(int(state[0]) >> 1)

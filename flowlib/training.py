@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -148,6 +149,7 @@ def fit(
     clip, ema = (value if value is None else float(value) for value in (clip, ema))
     flip, keep_best = bool(flip), bool(keep_best)
     weights = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
+    half = bool(weights) and weights[0].itemsize < 4
     for holds, complaint in [
         (schedule in SCHEDULES, f"schedule must be cosine or constant, got {schedule!r}"),
         (precision in PRECISIONS, f"precision must be {', '.join(PRECISIONS)}, got {precision!r}"),
@@ -157,14 +159,8 @@ def fit(
         (validation or not keep_best, "keep_best needs rows held out: validation=1_000, say"),
         (run is None or seed is not None, "a run that can be resumed needs a seed: seed=0, say"),
         (run is not None or not resume, "resume=True needs the folder to go on with: run=..."),
-        (
-            weights,
-            "there is nothing to train: nothing takes gradients; flow.requires_grad_() helps",
-        ),
-        (
-            weights and weights[0].itemsize > 2,
-            "half precision is too coarse for Adam: flow.float()",
-        ),
+        (weights, "there is nothing to train: all is frozen, until flow.requires_grad_(True)"),
+        (not half, "half precision is too coarse for Adam: flow.float()"),
     ]:
         if not holds:
             raise ValueError(complaint)
@@ -178,17 +174,17 @@ def fit(
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(gpus):
             flow.to(world.device)
             batches = make_batches(flow, data, context, batch_size, validation, flip, seed)
-            if batches.batch_size % world.num_processes:
-                parts = f"{batches.batch_size} rows does not divide by {world.num_processes}"
-                raise ValueError(f"a batch of {parts} processes")
+            n, parts = batches.batch_size, world.num_processes
+            if n % parts:
+                raise ValueError(f"a batch of {n} rows does not divide by {parts} processes")
             if epochs is not None:
                 steps = integer("epochs", epochs, at_least=1) * batches.per_epoch
             steps = integer("steps", 4_000 if steps is None else steps, at_least=1)
             given = locals()
-            settings = {name: given[name] for name in SETTINGS}
+            settings = SimpleNamespace(**{name: given[name] for name in SETTINGS})
             folder = None
             if run is not None:
-                config = {**require_builder(flow), **about(data, batches), **settings}
+                config = {**require_builder(flow), **about(data, batches), **vars(settings)}
                 folder = Run(run, config, resume, world.is_main_process)
             with one_thread_if_small(flow, batch_size):
                 return _train(flow, batches, settings, folder, world, snapshots, home, progress)
@@ -201,61 +197,51 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
     """The loop. What a step computes is `update`; what surrounds it looks, evaluates and saves."""
     from accelerate.utils import reduce
 
-    steps, lr, decay = settings["steps"], settings["lr"], settings["ema"]
-    schedule, gpu = SCHEDULES[settings["schedule"]], world.device.type == "cuda"
+    steps, lr, schedule = settings.steps, settings.lr, SCHEDULES[settings.schedule]
+    gpu = world.device.type == "cuda"
     optimizer = torch.optim.Adam(
-        _groups(flow, settings["weight_decay"]),
+        _groups(flow, settings.weight_decay),
         lr=torch.tensor(lr, device=world.device) if gpu else lr,
-        betas=settings["betas"],
-        weight_decay=settings["weight_decay"],
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
         fused=True,
         capturable=gpu,
     )
-    history, first_step, lowest, losses = History(), 0, math.inf, []
+    history, losses = History(), []
     guard = _DivergenceGuard(flow, lr)
     guard.check(history)
     _initialise_actnorms(flow, *batches(0))
     model = flow
     if world.num_processes > 1:
         model = torch.nn.parallel.DistributedDataParallel(flow, [world.device] if gpu else None)
-    ema = copy.deepcopy(flow) if decay else flow
+    ema = copy.deepcopy(flow) if settings.ema else flow
     weights, ema_weights = list(flow.parameters()), list(ema.parameters())
     pull = torch.zeros((), dtype=weights[0].dtype, device=world.device)  # 1 - decay
     stored = torch.nn.ModuleDict({"flow": flow})
-    if decay:
+    if settings.ema:
         stored["ema"] = ema
-    if settings["keep_best"]:
+    if settings.keep_best:
         stored["best"] = copy.deepcopy(flow)
-    if folder:
-        tensors, numbers = folder.read_state()
-        if tensors is None:
-            folder.begin()
-        else:
-            history.loss = _restore(folder, tensors, numbers, stored, optimizer)
-            history.evaluations = folder.read_metrics(numbers["step"])
-            history.seconds, first_step, lowest = (numbers[n] for n in ("seconds", "step", "best"))
+    start = _restore(folder, stored, optimizer, history) if folder else {}
+    first_step, lowest = start.get("step", 0), start.get("best", math.inf)
     guard.check(history)
-    auto = settings["precision"] == "auto" and _gains_from_bfloat16(flow)
-    _compute_in_bfloat16(flow, auto or settings["precision"] == "bfloat16")
+    auto = settings.precision == "auto" and _gains_from_bfloat16(flow)
+    _compute_in_bfloat16(flow, auto or settings.precision == "bfloat16")
 
     def update(x, context, noise):
         """One step on one batch: tensors in, the loss out, and nothing that waits for a GPU."""
         loss = nll(*model(x, context, noise))
         optimizer.zero_grad()
         loss.backward()
-        if settings["clip"]:
-            torch.nn.utils.clip_grad_norm_(weights, settings["clip"])
+        if settings.clip:
+            torch.nn.utils.clip_grad_norm_(weights, settings.clip)
         optimizer.step()
-        if decay:
+        if settings.ema:
             with torch.no_grad():
                 gaps = torch._foreach_sub(weights, ema_weights)
                 torch._foreach_mul_(gaps, pull)
                 torch._foreach_add_(ema_weights, gaps)
         return loss.detach()
-
-    layer_rngs = [torch.default_generator]  # what a layer draws from, dropout say
-    if gpu:
-        layer_rngs.append(torch.cuda.default_generators[torch.cuda.current_device()])
 
     def share(batch):
         """This process's rows of a global batch."""
@@ -264,28 +250,31 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
 
     def result(step):
         """What `step` updates have led to; averaged weights get batch statistics of their own."""
-        if decay:
+        if settings.ema:
             some = tqdm(range(min(20, step)), "statistics", leave=False, delay=1, disable=not show)
             with _true_float32():
                 reestimate_statistics(ema, map(batches, some))
         return ema.eval()
 
+    rngs = [torch.default_generator]  # what layers draw from, dropout say
+    if gpu:
+        rngs.append(torch.cuda.default_generators[torch.cuda.current_device()])
     show = progress and world.is_main_process
     bar = tqdm(total=steps, initial=first_step, disable=not show, unit="step", leave=False)
-    start, saved_at = time.perf_counter() - history.seconds, time.perf_counter()
+    began, saved_at = time.perf_counter() - history.seconds, time.perf_counter()
     keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
-    looks = settings["evaluations"] or (None if batches.rows else 10)
+    looks = settings.evaluations or (None if batches.rows else 10)
     interval = math.ceil(steps / looks) if looks else batches.per_epoch
     try:
         for step in range(first_step, steps + 1):
             due = step > first_step and (step % interval == 0 or step == steps)
-            due = due and (folder is not None or settings["validation"] > 0)
+            due = due and (folder is not None or settings.validation > 0)
             look = due or step % CHECK_EVERY == 0 or step == steps
             if look and losses:
                 fresh = reduce(torch.stack(losses), "mean").tolist()
                 losses.clear()
                 history.loss += fresh
-                history.seconds = time.perf_counter() - start
+                history.seconds = time.perf_counter() - began
                 bar.update(len(fresh))
                 bar.set_postfix_str(f"loss {median(fresh):.3f} nats")
                 guard.check(history)
@@ -299,7 +288,7 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                     {"loss": fmean(history.loss[-min(interval, step) :])},
                 )
                 with _true_float32():
-                    if settings["validation"]:
+                    if settings.validation:
                         rows = map(share, batches.held_out())
                         nats["validation_loss"] = _mean_nll(evaluated, rows)
                     better = nats.get("validation_loss", math.inf) < lowest
@@ -314,13 +303,12 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                         folder.record(evaluated, metrics, better)
                 if better:
                     lowest = nats["validation_loss"]
-                    if settings["keep_best"]:
+                    if settings.keep_best:
                         stored["best"].load_state_dict(ema.state_dict())
             if folder and look and (due or time.perf_counter() - saved_at > SAVE_EVERY):
-                tensors = _tensors(stored, optimizer)
-                tensors["loss"] = torch.tensor(history.loss, dtype=torch.float64)
+                loss = torch.tensor(history.loss, dtype=torch.float64)
                 numbers = {"step": step, "best": lowest, "seconds": history.seconds}
-                folder.write_state(tensors, {**numbers, "tensors": len(tensors)})
+                folder.write_state({"loss": loss, **_tensors(stored, optimizer)}, numbers)
                 saved_at = time.perf_counter()
             if step == steps:
                 break
@@ -330,11 +318,11 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
             for group in optimizer.param_groups:
                 now = lr * schedule(step, steps)
                 group["lr"] = group["lr"].fill_(now) if gpu else now
-            if decay:
-                pull.fill_(1 - min(decay, (1 + step) / (10 + step)))
+            if settings.ema:
+                pull.fill_(1 - min(settings.ema, (1 + step) / (10 + step)))
             batch = share(batches(step))
-            for rng in layer_rngs:
-                rng.manual_seed((settings["seed"] + step) % 2**63)
+            for rng in rngs:
+                rng.manual_seed((settings.seed + step) % 2**63)
             if gpu and step == first_step and world.num_processes == 1:
                 state = functools.partial(_tensors, stored, optimizer)
                 update = graphs.captured(update, flow, batch, state)
@@ -346,11 +334,11 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
         done = f"Interrupted after {len(history.loss)} of {steps} steps"
         tqdm.write(f"{done}; the flow keeps what it has learned so far.{again}")
     finally:
-        history.seconds = time.perf_counter() - start
+        history.seconds = time.perf_counter() - began
         bar.close()
-    if lowest < math.inf and settings["keep_best"]:
+    if lowest < math.inf and settings.keep_best:
         flow.load_state_dict(stored["best"].state_dict())
-    elif decay:
+    elif settings.ema:
         flow.load_state_dict(result(len(history.loss)).state_dict())
     return history
 
@@ -363,21 +351,27 @@ def _tensors(stored, optimizer):
     return tensors
 
 
-def _restore(folder, tensors, numbers, stored, optimizer):
-    """Take up a stored state; return the losses up to there."""
+def _restore(folder, stored, optimizer, history):
+    """Take up the state in a run's folder; return step, best and seconds, nothing if it is new."""
+    tensors, numbers = folder.read_state()
+    if tensors is None:
+        folder.begin()
+        return {}
     try:
-        if len(tensors) != numbers["tensors"]:
-            raise ValueError(f"{len(tensors)} of {numbers['tensors']} tensors are left")
-        losses, moments = tensors.pop("loss").tolist(), {}
+        history.loss, history.seconds = tensors.pop("loss").tolist(), numbers["seconds"]
+        moments = {}
         for name in [name for name in tensors if name.startswith("optimizer.")]:
             _, i, key = name.split(".")
             moments.setdefault(int(i), {})[key] = tensors.pop(name)
+        if not all({"step", "exp_avg", "exp_avg_sq"} == found.keys() for found in moments.values()):
+            raise ValueError("moments are missing")
         stored.load_state_dict(tensors)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        return losses
     except (KeyError, RuntimeError, ValueError) as error:
         torn = f"{folder.folder / 'state.safetensors'} is damaged ({error})"
         raise ValueError(f"{torn}; delete the folder and train anew") from error
+    history.evaluations = folder.read_metrics(numbers["step"])
+    return numbers
 
 
 class _DivergenceGuard:
