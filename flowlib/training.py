@@ -22,14 +22,13 @@ from tqdm.auto import tqdm
 
 from . import graphs
 from .batches import about, make_batches
-from .checkpoints import require_builder
+from .checkpoints import Run, require_builder
 from .common import generator, integer
 from .coupling import Coupling
 from .flow import Flow
 from .losses import bits_per_dim, nll
 from .networks import ConvResNet
-from .norms import ActNorm
-from .runs import Run
+from .norms import initialising
 
 __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics"]
 
@@ -121,7 +120,7 @@ def fit(
                 float32, without TF32
     seed        fixes data order, noise and fresh points; initial weights are the caller's
     snapshots   copies of the flow to keep, evenly spaced from before the first step to the last
-    run         a folder for metrics, samples and checkpoints (see `flowlib.runs`), written after
+    run         a folder for metrics, samples and checkpoints (see `checkpoints.Run`), written after
                 every epoch (for a density, ten times); with `resume=True` a run that was cut off
                 goes on: bit-exact on a CPU; on a GPU with the same data, noise and state, but
                 kernels that add in any order, short of `torch.use_deterministic_algorithms(True)`
@@ -149,7 +148,6 @@ def fit(
     clip, ema = (value if value is None else float(value) for value in (clip, ema))
     flip, keep_best = bool(flip), bool(keep_best)
     weights = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
-    half = bool(weights) and weights[0].itemsize < 4
     for holds, complaint in [
         (schedule in SCHEDULES, f"schedule must be cosine or constant, got {schedule!r}"),
         (precision in PRECISIONS, f"precision must be {', '.join(PRECISIONS)}, got {precision!r}"),
@@ -160,7 +158,6 @@ def fit(
         (run is None or seed is not None, "a run that can be resumed needs a seed: seed=0, say"),
         (run is not None or not resume, "resume=True needs the folder to go on with: run=..."),
         (weights, "there is nothing to train: all is frozen, until flow.requires_grad_(True)"),
-        (not half, "half precision is too coarse for Adam: flow.float()"),
     ]:
         if not holds:
             raise ValueError(complaint)
@@ -210,7 +207,8 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
     history, losses = History(), []
     guard = _DivergenceGuard(flow, lr)
     guard.check(history)
-    _initialise_actnorms(flow, *batches(0))
+    with torch.no_grad(), _true_float32(), initialising(flow):
+        flow.eval()(*batches(0))
     model = flow
     if world.num_processes > 1:
         model = torch.nn.parallel.DistributedDataParallel(flow, [world.device] if gpu else None)
@@ -438,40 +436,6 @@ def reestimate_statistics(flow: Flow, batches: Iterable) -> None:
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-
-
-@torch.no_grad()
-def _initialise_actnorms(flow, x, context, noise):
-    """Run one batch through the flow: every new ActNorm starts from what arrives at it, in the
-    direction in which it is used."""
-
-    def starting(layer, backwards):
-        def call(arriving, context=None):
-            del layer.forward, layer.inverse  # from here on the layer is itself again
-            try:
-                layer.initialise(arriving)
-            except ValueError as error:
-                first = f"The first batch has {len(x)} rows, values up to {x.abs().max():.3g}"
-                help = "try a larger batch_size, or drop what is always constant, or rescale"
-                raise ValueError(f"{error}. {first}: {help}") from error
-            if not backwards:
-                return layer.forward(arriving)
-            layer.shift.mul_(-layer.log_scale.exp())  # the same standardisation, run backwards
-            layer.log_scale.neg_()
-            return layer.inverse(arriving)
-
-        return call
-
-    new = [m for m in flow.modules() if isinstance(m, ActNorm) and not m.initialised]
-    for layer in new:
-        layer.forward, layer.inverse = starting(layer, False), starting(layer, True)
-    try:
-        if new:
-            flow.eval()(x, context, noise)
-    finally:
-        for layer in new:
-            for name in ("forward", "inverse"):
-                vars(layer).pop(name, None)
 
 
 def _groups(flow, weight_decay):

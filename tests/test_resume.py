@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from flowlib import checkpoints, data, models, runs, training
+from flowlib import checkpoints, data, models, training
 from flowlib.__main__ import main
 
 IMAGES = torch.randint(
@@ -141,12 +141,12 @@ def test_killed_while_a_file_is_written(number, tmp_path, monkeypatch, uninterru
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
     [
-        (runs, "write_grid", False),
-        (runs, "write_grid", True),
+        (checkpoints, "write_grid", False),
+        (checkpoints, "write_grid", True),
         (checkpoints, "save", True),
         (training, "_mean_nll", False),
         (training, "_mean_nll", True),
-        (runs.Run, "write_state", True),
+        (checkpoints.Run, "write_state", True),
     ],
     ids=[
         "before the samples",
@@ -174,7 +174,7 @@ def test_killed_in_the_middle_of_an_epoch_that_was_saved_by_the_clock(
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
     monkeypatch.setattr(training, "CHECK_EVERY", 4)
     cut_off(monkeypatch, tmp_path / "run", torch.optim.Adam, "step", 12)
-    saved = runs.Run(
+    saved = checkpoints.Run(
         tmp_path / "run", json.loads((tmp_path / "run" / "config.json").read_text()), resume=True
     ).read_state()[1]["step"]
     assert saved == 8
@@ -301,7 +301,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_be_resumed(tmp_pat
         ({"seed": 1}, "started with seed=0, and is to go on with 1"),
         (
             {"epochs": 4},
-            "started with steps=18, and is to go on with 24.*for longer, .*start=.*run",
+            "started with steps=18, and is to go on with 24.*for more steps .*start=.*run",
         ),
         ({"ema": None}, "started with ema=0.8, and is to go on with None"),
         ({"clip": 1.0}, "started with clip=50.0, and is to go on with 1.0"),

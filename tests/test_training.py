@@ -21,6 +21,7 @@ from flowlib.training import DivergedError, fit
 
 MOONS = data.TwoMoons(noise=0.1)
 POINTS = MOONS.sample(300, seed=0)
+FIRST_CONSTANT = POINTS.double() * (torch.arange(300)[:, None] == 7)  # row 7 comes later
 CONTEXT = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -316,7 +317,7 @@ class Odd:
         (Odd(lambda n: MOONS.sample(n)), "sample of a Odd must take n and seed"),
         (
             Odd(lambda n, seed: torch.zeros(n, 3)),
-            r"takes data of shape \(B, 2\), got \(6400, 3\)",
+            r"takes data \(B, 2\), got \(6400, 3\)",
         ),
         (type("MNIST", (), {"train": True})(), "got a MNIST; .* give the images, a uint8 tensor"),
     ],
@@ -356,7 +357,7 @@ def test_there_must_be_something_to_train():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_half_precision_are_refused(dtype):
-    with pytest.raises(ValueError, match=r"too coarse for Adam: flow.float\(\)"):
+    with pytest.raises(ValueError, match=r"too coarse for densities: use flow.float\(\)"):
         quick_fit(small_flow().to(dtype))
 
 
@@ -617,8 +618,8 @@ def test_senseless_settings_are_refused_and_leave_the_flow_alone(setting, value,
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (torch.zeros(10, 3), r"takes data of shape \(B, 2\), got \(10, 3\)"),
-        (torch.zeros(2), r"takes data of shape \(B, 2\), got \(2"),
+        (torch.zeros(10, 3), r"takes data \(B, 2\), got \(10, 3\)"),
+        (torch.zeros(2), r"takes data \(B, 2\), got \(2,"),
         (torch.zeros(0, 2), "the batch is empty"),
         (torch.zeros(10, 2, dtype=torch.int64), "takes floating-point data, got torch.int64"),
         (torch.full((10, 2), math.nan), "10 of 10 data points hold NaN or infinity"),
@@ -652,7 +653,7 @@ def test_a_density_that_draws_what_is_not_finite_is_refused(value):
         (3, POINTS, None, r"takes a context of shape \(300, 3\), got none"),
         (3, POINTS, CONTEXT[:10], r"takes a context of shape \(300, 3\), got \(10, 3\)"),
         (3, POINTS, CONTEXT[:, :2], r"takes a context of shape \(300, 3\), got \(300, 2\)"),
-        (3, POINTS, CONTEXT * math.nan, "the context holds NaN or infinity"),
+        (3, POINTS, CONTEXT * math.nan, "300 of 300 rows of the context hold NaN or infinity"),
         (0, POINTS, CONTEXT, "takes no context"),
         (3, MOONS, CONTEXT, "a context goes with a data tensor"),
         (3, MOONS, None, "a context goes with a data tensor"),
@@ -681,19 +682,19 @@ def test_data_outside_the_domain_of_the_first_layer_is_explained():
 @pytest.mark.parametrize(
     ("points", "batch_size", "message"),
     [
-        (POINTS, 1, "channel 0 is constant .* The first batch has 1 rows, .* larger batch_size"),
+        (POINTS, 1, "cannot be initialised from 1 rows: use a larger batch"),
+        (POINTS.double() * 1e200, 64, "300 data points hold numbers too large to square"),
         (
-            POINTS.double() * 1e200,
+            FIRST_CONSTANT,
             64,
-            r"The first batch has 64 rows, values up to \d.*e\+200: .*scale",
+            "constant in this batch: remove it, or, if it does vary, use a larger",
         ),
     ],
-    ids=["one row", "huge"],
+    ids=["one row", "huge", "constant in the first batch"],
 )
 def test_the_cause_of_an_actnorm_that_cannot_start_is_named(points, batch_size, message):
-    flow = small_flow().double()
     with pytest.raises(ValueError, match=message):
-        quick_fit(flow, points, batch_size=batch_size)
+        quick_fit(small_flow().double(), points, batch_size=batch_size)
 
 
 def test_a_constant_channel_is_refused_by_the_fit_and_leaves_no_trace():
