@@ -92,7 +92,8 @@ class TensorStream:
         rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
         x, context, noise = self._take(rows, NOISE, step)
         if self.flip:
-            coins = torch.rand(len(x), generator=stream(self.seed, FLIPS, step)).to(x.device)
+            rng = stream(self.seed, FLIPS, step, x.device)
+            coins = torch.rand(len(x), generator=rng, device=x.device)
             x = torch.where((coins < 0.5).view(-1, 1, 1, 1), x.flip(-1), x)
         return x, context, noise
 

@@ -118,9 +118,14 @@ class ConvResNet(nn.Module):
         x = self.conv_in(seen.movedim(-1, 1))
         total = self.skips[0](x)
         for block, skip in zip(self.blocks, self.skips[1:]):
-            x = x + block(x)
-            total = total + skip(x)
+            x, total = self.residual(block, skip, x, total)
         return self.conv_out(total)
+
+    @staticmethod
+    def residual(block, skip, x, total):
+        """x with what the block adds to it, and the accumulator with what the skip adds of that."""
+        x = x + block(x)
+        return x, total + skip(x)
 
 
 class WeightNormConv2d(nn.Conv2d):

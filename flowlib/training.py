@@ -8,6 +8,7 @@ any number of processes, see the same data.
 
 import contextlib
 import copy
+import functools
 import math
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from . import graphs
 from .batches import about, make_batches
 from .checkpoints import Run, require_builder
 from .common import generator, integer
@@ -33,7 +35,7 @@ __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics
 CHECK_EVERY = 50  # steps between looks at the loss: reading it from a GPU waits for the device
 SAVE_EVERY = 60  # seconds between two saved states within an epoch
 SETTINGS = ["steps", "batch_size", "lr", "betas", "schedule", "clip", "ema", "weight_decay", "flip"]
-SETTINGS += ["validation", "keep_best", "precision", "seed"]  # decide what comes out
+SETTINGS += ["validation", "evaluations", "keep_best", "precision", "seed"]  # decide what comes out
 
 
 class Snapshot(NamedTuple):
@@ -88,6 +90,7 @@ def fit(
     weight_decay: float = 0.0,
     flip: bool = False,
     validation: int = 0,
+    evaluations: int | None = None,
     keep_best: bool = False,
     precision: str = "auto",
     seed: int | None = None,
@@ -111,6 +114,7 @@ def fit(
     flip        mirror half of the images, chosen anew at every step
     validation  rows held out from the end of the data; their loss is reported after every epoch,
                 and with `keep_best` the flow ends with the weights for which it was lowest
+    evaluations how often instead of after every epoch, which may take a GPU less than a look at it
     precision   "bfloat16": the networks of the couplings train in it, and nothing else; "float32";
                 "auto": bfloat16 for convolutions, where the hardware has it. Evaluation is in
                 float32, without TF32
@@ -121,6 +125,7 @@ def fit(
                 goes on: bit-exact on a CPU; on a GPU with the same data, noise and state, but
                 kernels that add in any order, short of `torch.use_deterministic_algorithms(True)`
 
+    On one GPU a step is a CUDA graph with compiled residual blocks (see `flowlib.graphs`).
     New ActNorm layers are started from the first batch. Ctrl-C ends the training early. If the loss
     becomes NaN or rises far above where it began, the last healthy weights are put back and a
     DivergedError explains the likely causes. Across processes BatchNorm sees its share of a batch.
@@ -138,6 +143,7 @@ def fit(
     snapshots = integer("snapshots", snapshots, at_least=0)
     validation = integer("validation", validation, at_least=0)
     batch_size = integer("batch_size", batch_size, at_least=1)
+    evaluations = evaluations and integer("evaluations", evaluations, at_least=1)
     lr, weight_decay, betas = float(lr), float(weight_decay), tuple(map(float, betas))
     clip, ema = (value if value is None else float(value) for value in (clip, ema))
     flip, keep_best = bool(flip), bool(keep_best)
@@ -255,7 +261,8 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
     bar = tqdm(total=steps, initial=first_step, disable=not show, unit="step", leave=False)
     began, saved_at = time.perf_counter() - history.seconds, time.perf_counter()
     keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
-    interval = batches.per_epoch if batches.rows else math.ceil(steps / 10)
+    looks = settings.evaluations or (None if batches.rows else 10)
+    interval = math.ceil(steps / looks) if looks else batches.per_epoch
     try:
         for step in range(first_step, steps + 1):
             due = step > first_step and (step % interval == 0 or step == steps)
@@ -312,6 +319,9 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
             batch = share(batches(step))
             for rng in rngs:
                 rng.manual_seed((settings.seed + step) % 2**63)
+            if gpu and step == first_step and world.num_processes == 1:
+                state = functools.partial(_tensors, stored, optimizer)
+                update = graphs.captured(update, flow, batch, state)
             losses.append(update(*batch).clone())
     except KeyboardInterrupt:
         history.loss += [float(loss) for loss in losses]

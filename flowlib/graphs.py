@@ -1,0 +1,120 @@
+"""Training at a GPU's pace: residual blocks that are compiled once for all couplings, and a whole
+step as one CUDA graph.
+
+A step of an image flow is some ten thousand small kernels, and Python launches them more slowly
+than a GPU runs them. Compiled, the normalisations, ReLUs and sums of a residual block are few
+kernels; and a CUDA graph, recorded once, launches a step's forward and backward pass, clipping,
+Adam and the average of the weights in a single call.
+"""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable
+
+import torch
+from torch.func import functional_call
+
+from .flow import Flow
+from .networks import ConvResNet
+
+__all__ = ["captured", "compiled_blocks"]
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def _compiled(width, backend):
+    """`ConvResNet.residual` for blocks of this width as a compiled function of tensors alone.
+
+    Compiling modules would compile each anew. These two hold no values of their own, so that one
+    function, compiled once for each size of board, serves all blocks.
+    """
+    with torch.device("meta"):
+        network = ConvResNet(1, 1, width, blocks=1)
+
+    def residual(block, skip, x, total):
+        block_of = lambda x: functional_call(network.blocks[0], block, (x,))  # noqa: E731
+        skip_of = lambda x: functional_call(network.skips[1], skip, (x,))  # noqa: E731
+        return ConvResNet.residual(block_of, skip_of, x, total)
+
+    return torch.compile(residual, backend=backend, dynamic=False, fullgraph=True)
+
+
+def _tensors(module):
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@contextlib.contextmanager
+def compiled_blocks(flow: Flow, backend: str | Callable = "inductor"):
+    """Within, the residual blocks of the flow's ConvResNets run compiled, with their own weights
+    and running statistics. The first pass compiles, some seconds for each size of board."""
+
+    def residual(block, skip, x, total):
+        return _compiled(x.shape[1], backend)(_tensors(block), _tensors(skip), x, total)
+
+    networks = [module for module in flow.modules() if isinstance(module, ConvResNet)]
+    try:
+        for network in networks:
+            network.residual = residual
+        with torch._dynamo.config.patch(recompile_limit=64):  # boards come in many sizes
+            yield
+    finally:
+        for network in networks:
+            del network.residual
+
+
+class _Captured:
+    """An update recorded with tensors that stay where they are: batches are copied to where it
+    reads, and the loss is written to one place, which the next call overwrites."""
+
+    def __init__(self, update, batch):
+        self.batch = [None if part is None else part.clone() for part in batch]
+        self.replay, self.loss = _record(lambda: update(*self.batch))
+
+    def __call__(self, *batch):
+        for static, part in zip(self.batch, batch):
+            if part is not None:
+                static.copy_(part)
+        self.replay()
+        return self.loss
+
+
+def _record(function):
+    """A function's kernels as a CUDA graph: its `replay`, and the result, which that fills anew."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(side):
+            function(), function()  # compiles, and lets libraries settle
+            torch.cuda.set_sync_debug_mode("error")  # what waits for the GPU cannot be recorded
+            function()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function()
+    return graph.replay, result
+
+
+def captured(update: Callable, flow: Flow, batch, state: Callable[[], dict[str, torch.Tensor]]):
+    """`update(*batch) -> loss` as one CUDA graph with compiled blocks, for batches of this shape.
+
+    `state()` names all that an update changes; it is left as it was, and what an update makes (an
+    optimiser's moments, at its first step) at 0. What it reads besides must be tensors, filled in
+    place. One that cannot be captured, since its Python looks at a tensor's values, say, is handed
+    back as it is, and a line of log says why.
+    """
+    before = {name: tensor.clone() for name, tensor in state().items()}
+    try:
+        with compiled_blocks(flow):
+            return _Captured(update, batch)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        log.warning("training goes on without a CUDA graph, which is slower: %s", reason)
+        return update
+    finally:
+        with torch.no_grad():
+            for name, tensor in state().items():
+                tensor.copy_(before[name]) if name in before else tensor.zero_()
