@@ -110,7 +110,7 @@ def test_a_further_sitting_starts_from_the_shipped_weights_and_adds_up(results):
 
 
 def test_all_that_will_be_shipped_fits_into_20_megabytes(results, tmp_path):
-    """Those that notebooks use when every recipe has been trained: the large ones then take the place of the small."""
+    """Those that notebooks use when every recipe is trained: large ones in place of the small."""
     last = [name for name in results.ON_CPU + results.ON_GPU if not name.endswith("_small")]
     size = 0
     for name in last:
