@@ -32,7 +32,6 @@ SEED = 0
 ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "mnist_variational_small"]
 ON_CPU += ["cifar10_small", "faces_32", "faces_small"]
 ON_GPU = ["cifar10", "mnist", "faces", "cifar10_wide", "cifar10_paper"]  # the most wanted first
-ON_GPU += ["mnist_variational"]
 LARGEST = (
     7_000_000  # parameters; of larger models only the card is shipped, the weights stay in runs/
 )
@@ -122,6 +121,7 @@ def image_results(name, flow, examples, history, run):
     seen = len(history.loss) * recipes.RECIPES[name].training["batch_size"]
     flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
     return {
+        "bits_per_dim_first_100": recipes.score(flow, examples, limit=100)["bits_per_dim"],
         "bits_per_dim_first_1000": first,
         **bound(flow, examples),
         "epochs": len(history.evaluations),

@@ -132,20 +132,22 @@ def train(
         examples = load(examples, model.get("shape"), limit, standin)
         if "validation" in settings:  # a folder may hold few images
             settings["validation"] = min(settings["validation"], len(examples.train) // 8)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        flow = models.build(RECIPES[name].model, **model)
-    if start is not None:
-        try:
-            flow.load_state_dict(checkpoints.load(start).state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"{start} is another model than that of {name}: {error}") from error
-    if {"steps", "epochs"} & changes.keys():
-        settings.pop("epochs", None)
     seen = examples  # by a run's folder, which remembers the limit in the name of the data
     if limit is not None and isinstance(examples, data.ImageSet):
         seen = replace(examples, name=f"{examples.name}[:{limit}]")
-    history = training.fit(flow, seen, seed=seed, progress=progress, **{**settings, **changes})
+    if {"steps", "epochs"} & changes.keys():
+        settings.pop("epochs", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        flow = models.build(RECIPES[name].model, **model)
+        if start is not None:
+            try:
+                flow.load_state_dict(checkpoints.load(start).state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{start} is another model than that of {name}: {error}"
+                ) from error
+        history = training.fit(flow, seen, seed=seed, progress=progress, **{**settings, **changes})
     return flow, examples, history
 
 
