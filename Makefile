@@ -4,24 +4,30 @@ CONDA  := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
 VENV   ?= $(or $(CONDA),.venv)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.flowlib-installed
-PYTEST := $(BIN)/python -m pytest
-NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120
+FLOORS := .venv-floors
+QUICK  := FLOWLIB_FAST=1 OMP_NUM_THREADS=1
+PYTEST := -m pytest --ignore=tests/browser
+NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --ignore-glob='notebooks/*.py'
+TWO    := -n 2 --dist loadgroup --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test browser-test notebooks train results bench lint clean
+.PHONY: help lab test test-floors browser-test notebooks train results bench lint clean
 
 help: ## this list
 	@awk -F ' *: .*## | *: ## |:.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 lab: $(STAMP) ## open the series in JupyterLab
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
-test: $(STAMP) ## unit tests, then every notebook and solution, on short budgets
-	FLOWLIB_FAST=1 OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) -n 2 --dist loadfile --durations=10 --ignore=tests/browser tests notebooks
+test: $(STAMP) ## unit tests, docstrings' examples, every notebook and solution, on short budgets
+	$(QUICK) $(BIN)/python $(PYTEST) $(TWO) $(NBVAL) --doctest-modules flowlib tests notebooks
+
+test-floors: $(FLOORS)/installed ## unit tests and a notebook with the oldest versions that pyproject.toml allows
+	$(QUICK) $(FLOORS)/venv/bin/python $(PYTEST) $(TWO) $(NBVAL) tests notebooks/02_two_moons.ipynb
 
 browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromium; skipped where there is no Chromium
 	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
-	FLOWLIB_FAST=1 OMP_NUM_THREADS=1 $(PYTEST) -rs tests/browser
+	$(QUICK) $(BIN)/python -m pytest -rs tests/browser
 
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
@@ -42,7 +48,7 @@ lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff format --check .
 
 clean: ## remove the environment that make made, and caches
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv $(FLOORS) build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # Made once, and again when pyproject.toml changes.
@@ -55,4 +61,14 @@ $(STAMP): pyproject.toml
 	  $(PYTHON) -m venv $(VENV); \
 	fi
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# The lower bounds of pyproject.toml as exact versions, and an environment of them (Python 3.10 to 3.12).
+$(FLOORS)/constraints.txt: pyproject.toml
+	@mkdir -p $(@D)
+	grep -oE '"[A-Za-z-]+>=[0-9.]+"' $< | tr -d '"' | sed 's/>=/==/' > $@
+
+$(FLOORS)/installed: $(FLOORS)/constraints.txt
+	$(PYTHON) -m venv --clear $(FLOORS)/venv
+	PIP_CONSTRAINT=$< $(FLOORS)/venv/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@

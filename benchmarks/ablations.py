@@ -1,10 +1,12 @@
-"""What each ingredient of Real NVP for images contributes: one run per row on procedural faces of 32 x 32, one change each.
+"""What each ingredient of Real NVP for images contributes: one run and one change per row.
 
-python benchmarks/ablations.py           run what is missing, and store benchmarks/results/ablations.json
+python benchmarks/ablations.py    run what is missing; benchmarks/results/ablations.json
 
-The model is a small `realnvp_image`; a row changes one thing in it, and all rows share seed, data order and noise. The faces
-held out are the last 256 for training; those for testing are not looked at. A row that diverges is a result, and is stored
-as one. Every row is also trained with ten times the learning rate, since stability is what most ingredients are there for.
+The model is a small `realnvp_image` of procedural faces, 32 x 32; a row changes one thing in it,
+and all rows share seed, data order and noise. The faces held out are the last 256 for training;
+those for testing are not looked at. A row that diverges is a result, and is stored as one. Every
+row is also trained with ten times the learning rate, since stability is what most ingredients are
+there for.
 """
 
 import datetime
@@ -42,9 +44,8 @@ class Unbounded(AffineCoupling):
 def without_weight_norm(flow):
     for module in flow.modules():
         if is_parametrized(module, "weight"):
-            remove_parametrizations(
-                module, "weight", leave_parametrized=True
-            )  # a last layer of zeros stays one
+            # a last layer of zeros stays one
+            remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
 def without_network_batch_norm(flow):
@@ -133,7 +134,8 @@ def run(name, about, arguments, change, lr, train, held_out):
         ],
     }
     print(
-        f"{about:36} lr {lr:<6} {row['validation_bits_per_dim']} held out  {row['seconds']:.0f} s  {error or ''}",
+        f"{about:36} lr {lr:<6} {row['validation_bits_per_dim']} held out  "
+        f"{row['seconds']:.0f} s  {error or ''}",
         flush=True,
     )
     return row

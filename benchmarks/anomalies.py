@@ -1,12 +1,15 @@
-"""Anomaly detection on tables that ship with scikit-learn: a flow's log-density against three detectors, ten seeds each.
+"""Anomaly detection on tables that ship with scikit-learn: a flow against three detectors.
 
-python benchmarks/anomalies.py           run what is missing, and store benchmarks/results/anomalies.json
+python benchmarks/anomalies.py    run what is missing; benchmarks/results/anomalies.json
 
-cells   breast-cancer cell nuclei, 30 features: trained on half of the benign cases, tested on the other half and all malignant ones
-digits  8 x 8 digits: trained on half of the images of nine classes, tested on the other half and the tenth class (seed s leaves out s)
+cells   breast-cancer cell nuclei, 30 features: trained on half of the benign cases, tested on the
+        other half and all malignant ones
+digits  8 x 8 digits: trained on half of the images of nine classes, tested on the other half and
+        the tenth class (seed s leaves out class s); ten seeds each
 
-All detectors of a data set see the same rows through the same preprocessing, with scikit-learn's default settings, and
-none sees an anomaly or a label. The flow's settings are the same for both data sets.
+All detectors of a data set see the same rows through the same preprocessing, with scikit-learn's
+default settings, and none sees an anomaly or a label. The flow's settings are the same for both
+data sets.
 """
 
 import datetime

@@ -1,10 +1,11 @@
-"""How fast the doubled CIFAR-10 model trains, against the same model in plain float32 eager mode, and against the hardware.
+"""How fast the doubled CIFAR-10 model trains: against plain float32 eager mode, and the hardware.
 
-python benchmarks/image.py           on the CPU: two threads, batch 8; on a CUDA GPU: batch 64 and 256; stores results/image.json
+python benchmarks/image.py    on the CPU: two threads, batch 8; on a CUDA GPU: batch 64 and 256
 
-A step is forward, backward and Adam, on random images that lie on the device. Variants take turns; medians over the turns.
-The share of the peak is 3 x the forward FLOPs of an image x images per second, over the fastest matrix product that was
-measured in the same run, in the variant's own precision (on a GPU this is called model FLOP utilisation).
+A step is forward, backward and Adam, on random images that lie on the device. Variants take turns;
+medians over the turns. The share of the peak is 3 x the forward FLOPs of an image x images per
+second, over the fastest matrix product that was measured in the same run, in the variant's own
+precision (on a GPU this is called model FLOP utilisation).
 """
 
 import argparse
@@ -184,10 +185,14 @@ def main():
         "rows": rows,
     }
     print(
-        f"{entry['hardware']}, {', '.join(entry['cpu_flags'])}, forward {entry['forward_gflop_per_image']} GFLOP per image"
+        f"{entry['hardware']}, {', '.join(entry['cpu_flags'])}, forward "
+        f"{entry['forward_gflop_per_image']} GFLOP per image"
     )
     for row in rows:
-        figures = f"{row['images_per_second']:9.2f} images/s  {row['factor']:5.2f} x  {row['share_of_peak']:6.1%} of {row['peak_gflops']:,} GFLOP/s"
+        figures = (
+            f"{row['images_per_second']:9.2f} images/s  {row['factor']:5.2f} x  "
+            f"{row['share_of_peak']:6.1%} of {row['peak_gflops']:,} GFLOP/s"
+        )
         print(f"batch {row['batch']:4}  {row['variant']:50} {figures}")
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     checkpoints.write(RESULTS, json.dumps({**stored, device: entry}, indent=1).encode() + b"\n")

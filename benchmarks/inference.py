@@ -1,13 +1,13 @@
-"""Flows fitted to unnormalised targets by the reverse KL divergence: how well, and how stably; one run per row and seed.
+"""Flows fitted to unnormalised targets by the reverse KL divergence: how well, and how stably.
 
-python benchmarks/inference.py         run what is missing, and store benchmarks/results/inference.json
+python benchmarks/inference.py    run what is missing; benchmarks/results/inference.json
 
-`energies`: the four energy functions of Rezende and Mohamed (arXiv 1505.05770, table 1), with soft walls where they have no end
-of their own, and a funnel, in the plane. Normalisers by quadrature. `warm` runs begin with 0.1 log p~ and reach log p~ after half
-of the steps.
-`stability`: two targets in 100 dimensions whose normaliser is known, the posterior of a linear regression and 50 pairs of a
-horseshoe prior; bounds of the log-scale and Inverse(SoftLog), with last layers that start at zero or as torch starts them.
-Seconds are processor time on one thread.
+`energies`: the four energy functions of Rezende and Mohamed (arXiv 1505.05770, table 1), with soft
+walls where they have no end of their own, and a funnel, in the plane. Normalisers by quadrature.
+`warm` runs begin with 0.1 log p~ and reach log p~ after half of the steps.
+`stability`: two targets in 100 dimensions whose normaliser is known, the posterior of a linear
+regression and 50 pairs of a horseshoe prior; bounds of the log-scale and Inverse(SoftLog), with
+last layers that start at zero or as torch starts them. Seconds are processor time on one thread.
 """
 
 import datetime
@@ -90,7 +90,7 @@ def quadrature(log_target, box=6.0, cells=2_000):
 
 
 def fit_reverse(flow, log_target, steps, n, lr, clip=None, warm=False):
-    """Minimise the reverse KL divergence with Adam; return the losses, up to the first that is not finite."""
+    """Minimise the reverse KL divergence; return the losses, up to the first that is not finite."""
     optimizer = torch.optim.Adam(flow.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, total_steps=steps, pct_start=0.05, cycle_momentum=False
@@ -154,7 +154,7 @@ def run_plane(name, warm, seed):
 
 
 def regression(D=WIDE["D"], rows=150, noise=2.0):
-    """The posterior of a linear regression with correlated features, standard normal prior and known noise: a Gaussian."""
+    """The Gaussian posterior of a linear regression: correlated features, standard normal prior."""
     rng = torch.Generator().manual_seed(1)
     features = (
         torch.randn(rows, D, generator=rng) * 0.5**0.5
@@ -172,7 +172,7 @@ def regression(D=WIDE["D"], rows=150, noise=2.0):
 
 
 def horseshoe(x, scale=10.0):
-    """Pairs (log scale, coefficient): a half-Cauchy scale times 10, and a coefficient that is normal given it."""
+    """Pairs (log scale, coefficient): a half-Cauchy scale, and a coefficient normal given it."""
     u, b = x[:, ::2] - math.log(scale), x[:, 1::2] / scale
     each = (
         math.log(2 / math.pi)

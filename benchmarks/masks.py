@@ -1,10 +1,11 @@
-"""Masks and scales on MNIST: what splits the image, at about equal parameters and equal steps; one run per row.
+"""Masks and scales on MNIST: what splits the image, at about equal parameters and equal steps.
 
 python benchmarks/masks.py           run what is missing, and store benchmarks/results/masks.json
 python benchmarks/masks.py halves    only this row, even if it is there
 
-Every flow is trained on the first 55,000 training images and judged on the 1,000 that follow, with one draw of the noise each;
-the test images are not looked at. Seconds are processor time on one thread. Samples of every row go to notebooks/media.
+Every flow is trained on the first 55,000 training images and judged on the 1,000 that follow, with
+one draw of the noise each; the test images are not looked at. Seconds are processor time on one
+thread. Samples of every row go to notebooks/media.
 """
 
 import argparse
@@ -42,7 +43,7 @@ HELD_OUT, JUDGED, SNAPSHOTS = 5_000, 1_000, 9
 
 
 def coupling(C, mask):
-    """An affine coupling of C channels with a small convolutional network; the mask is a board (H, W) or a row of channels."""
+    """A convolutional affine coupling; the mask is a board (H, W) or a row of the C channels."""
     board = mask.dim() == 2
     n_in, n_out = (C + 1, 2 * C) if board else (int(mask.sum()), 2 * int((~mask).sum()))
     return AffineCoupling(mask, ConvResNet(n_in, n_out, WIDTH, BLOCKS, board))
@@ -56,17 +57,18 @@ def normalised(C, masks):
 class LearnedMaskCoupling(Bijection):
     """An affine coupling that learns which half passes through.
 
-    The mask is hard: the half with the largest scores passes. Gradients reach the scores straight through it (Bengio et al.,
-    arXiv 1308.3432): p + (hard - p).detach() with p = sigmoid(scores), whose value is always 0 or 1.
-    With that mask m:
+    The mask is hard: the half with the largest scores passes. Gradients reach the scores straight
+    through it (Bengio et al., arXiv 1308.3432): p + (hard - p).detach() with p = sigmoid(scores),
+    whose value is always 0 or 1. With that mask m:
 
     forward   z = x exp(s) + t,  s = (1 - m) rescale tanh(raw(m x)),  t = (1 - m) shift(m x)
     log_det   sum s
     inverse   x = (z - t) exp(-s), where s and t see m z = m x
     log_det   -sum s
 
-    `scores` (D,) or (H, W) give the mask its start; `network` returns shift and raw log-scale of everything: (B, 2 D) from
-    (B, D), or (B, 2 C, H, W) from the masked image with the mask as one more channel, (B, C + 1, H, W).
+    `scores` (D,) or (H, W) give the mask its start; `network` returns shift and raw log-scale of
+    everything: (B, 2 D) from (B, D), or (B, 2 C, H, W) from the masked image with the mask as one
+    more channel, (B, C + 1, H, W).
     """
 
     def __init__(self, scores, network):
@@ -100,7 +102,7 @@ class LearnedMaskCoupling(Bijection):
 
 
 def learned(i, seed=0):
-    """A coupling that starts with a random mask, or its complement where i is odd; a narrower network pays for its 784 scores."""
+    """A coupling of random mask (odd i: its complement); a narrower network pays for 784 scores."""
     scores = 0.1 * torch.randn(H, W, generator=torch.Generator().manual_seed(seed + i // 2))
     return LearnedMaskCoupling(
         scores * (-1) ** i, ConvResNet(C + 1, 2 * C, WIDTH - 1, BLOCKS, checkerboard=True)
@@ -156,7 +158,7 @@ def single_scale():
 
 
 def squeeze_first():
-    """Three scales of eight couplings; each scale but the last begins with the squeeze, so none works at full resolution."""
+    """Three scales of eight couplings; the squeeze comes first, so none sees full resolution."""
     scales, c, h, w = [], C, H, W
     for k in range(3):
         layers = []
@@ -279,7 +281,8 @@ def run(name, about, what, build, images):
             for layer in couplings
         ]
     print(
-        f"{name:14} {row['parameters']:8,} parameters  {row['bits_per_dim']:.3f} bits/dim  {per_step:.3f} s per step",
+        f"{name:14} {row['parameters']:8,} parameters  {row['bits_per_dim']:.3f} bits/dim  "
+        f"{per_step:.3f} s per step",
         flush=True,
     )
     return row

@@ -1,6 +1,6 @@
-"""What each change to the plain MNIST recipe buys, at about equal parameters: one run per row, ten epochs each.
+"""What each change to the plain MNIST recipe buys: equal parameters, ten epochs per row.
 
-python benchmarks/mnist_mlp.py           run what is missing, and store benchmarks/results/mnist_mlp.json
+python benchmarks/mnist_mlp.py    run what is missing; benchmarks/results/mnist_mlp.json
 
 The last 5,000 training images are held out; the test images are not looked at.
 """
@@ -88,7 +88,8 @@ def run(name, change, settings, model, images):
         "curve": [round(bits, 4) for bits in curve],
     }
     print(
-        f"{change:45} {row['parameters']:9,} parameters  {row['validation_bits_per_dim']:.3f} bits/dim  {row['seconds']:.0f} s",
+        f"{change:45} {row['parameters']:9,} parameters  {row['validation_bits_per_dim']:.3f} "
+        f"bits/dim  {row['seconds']:.0f} s",
         flush=True,
     )
     return row

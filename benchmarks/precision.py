@@ -1,9 +1,10 @@
-"""Is anything lost by training in bfloat16? Bits/dim of a small CIFAR-10 model over steps 400 to 500, three seeds each way.
+"""Is anything lost by training in bfloat16? Bits/dim of a small CIFAR-10 model, three seeds each.
 
-python benchmarks/precision.py           run what is missing, and store benchmarks/results/precision.json
+python benchmarks/precision.py    run what is missing; benchmarks/results/precision.json
 
-Both precisions see the same weights, images and noise of a seed. They agree if the means over the seeds differ by at most
-0.01 bits/dim, or by two standard deviations of the float32 seeds, whichever is more.
+Both precisions see the same weights, images and noise of a seed. They agree if the means over the
+seeds differ by at most 0.01 bits/dim, or by two standard deviations of the float32 seeds, whichever
+is more.
 """
 
 import datetime
@@ -32,12 +33,12 @@ def run(precision, seed, images):
         "seed": seed,
         "bits_per_dim": round(bits[FIRST:].mean().item(), 5),
         "seconds": round(history.seconds, 1),
-        "curve": [
-            round(mean.item(), 4) for mean in bits.view(-1, 20).mean(1)
-        ],  # means over 20 steps
+        # means over 20 steps
+        "curve": [round(mean.item(), 4) for mean in bits.view(-1, 20).mean(1)],
     }
     print(
-        f"{precision:8} seed {seed}: {row['bits_per_dim']:.4f} bits/dim over steps {FIRST} to {len(bits)}, {row['seconds']:.0f} s",
+        f"{precision:8} seed {seed}: {row['bits_per_dim']:.4f} bits/dim over steps {FIRST} to "
+        f"{len(bits)}, {row['seconds']:.0f} s",
         flush=True,
     )
     return row

@@ -1,10 +1,11 @@
-"""Does the paper's deepest image model train without accidents? Five scales at 64 x 64, 2,000 steps, three seeds.
+"""Does the paper's deepest image model train without accidents? Five scales, three seeds.
 
-python benchmarks/stability.py           run what is missing, and store benchmarks/results/stability.json
+python benchmarks/stability.py    run what is missing; benchmarks/results/stability.json
 
-A narrow model on procedural faces. A run passes if no loss is NaN or infinite, and if its evaluation loss, in evaluation mode
-on faces it has not seen, ends within 0.1 bits/dim of its training loss, the mean over the last 100 steps: batch norm is where
-the two come apart.
+A narrow model on procedural faces of 64 x 64, 2,000 steps. A run passes if no loss is NaN or
+infinite, and if its evaluation loss, in evaluation mode on faces it has not seen, ends within 0.1
+bits/dim of its training loss, the mean over the last 100 steps: batch norm is where the two come
+apart.
 """
 
 import datetime

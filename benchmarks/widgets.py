@@ -2,10 +2,11 @@
 
     python benchmarks/widgets.py
 
-Each slider of each explorer goes to 9 values from one end to the other, three times over. The time is that of setting its
-value, which computes, draws and encodes the picture (JupyterLab adds what it takes to show it), on one thread: by the clock,
-and of the processor, which counts no waiting for other programs. Prints the medians and the worst, and writes them, with
-hardware, load and date, to benchmarks/results/widgets.json. The target is 100 ms for flows of the plane and of MNIST.
+Each slider of each explorer goes to 9 values from one end to the other, three times over. The time
+is that of setting its value, which computes, draws and encodes the picture (JupyterLab adds what it
+takes to show it), on one thread: by the clock, and of the processor, which counts no waiting for
+other programs. Prints the medians and the worst, and writes them, with hardware, load and date, to
+benchmarks/results/widgets.json. The target is 100 ms for flows of the plane and of MNIST.
 """
 
 import datetime
@@ -24,7 +25,7 @@ VALUES, TURNS, TARGET_MS = 9, 3, 100
 
 
 def explorers():
-    """(explorer's name, flow's name, whether the target is meant for it, function that makes it)."""
+    """(explorer's name, flow's name, whether the target holds for it, function that makes it)."""
     for name, density in [
         ("moons", data.TwoMoons(noise=0.05)),
         ("sinusoid", data.Sinusoid(noise=0.1)),

@@ -1,10 +1,11 @@
 """Execute notebooks in place and store their outputs, clean enough to commit.
 
-    python notebooks/execute.py            those whose source, or whose part of flowlib, changed since they were last executed
-    python notebooks/execute.py --all      every one
-    python notebooks/execute.py 02         those whose path contains "02"
+    python notebooks/execute.py          those that changed, or whose part of flowlib did
+    python notebooks/execute.py --all    every one
+    python notebooks/execute.py 02       those whose path contains "02"
 
-Each notebook remembers, in its metadata, a digest of its own cells and one of the flowlib code that it imports.
+Each notebook remembers, in its metadata, a digest of its own cells and one of the flowlib code that
+it imports.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def source_digest(nb):
 
 
 def library_digest(nb):
-    """A digest of the flowlib modules that the notebook imports, and of those that they import, without docstrings and comments."""
+    """A digest of the flowlib code behind a notebook's imports, no docstrings or comments."""
     code = "\n".join(
         cell.source for cell in nb.cells if cell.cell_type == "code" and "flowlib" in cell.source
     )
@@ -116,7 +117,8 @@ def execute(path):
     for i, cell in enumerate(nb.cells):
         cell.id = f"{path.stem}-{i:02d}"
         if cell.cell_type == "code":
-            # Widgets live in a running kernel only: progress bars and sliders are not stored, each has a static twin.
+            # Widgets live in a running kernel only: progress bars and sliders are not stored, each
+            # has a static twin.
             cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
             for out in cell.outputs:
                 if "image/png" in out.get("data", {}):

@@ -150,9 +150,7 @@ def test_a_wrong_size_is_refused(size):
 
 @pytest.mark.parametrize("size", [24, 0, 64.0])
 def test_a_size_too_small_or_not_whole_is_refused(size):
-    with pytest.raises(
-        ValueError, match=f"size must be an integer of at least 32, got {size!r}"
-    ):
+    with pytest.raises(ValueError, match=f"size must be an integer of at least 32, got {size!r}"):
         draw_faces(1, size=size)
 
 

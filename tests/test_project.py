@@ -1,7 +1,9 @@
 """The files around the code say the same things as each other."""
 
+import os
 import re
 import runpy
+import subprocess
 from pathlib import Path
 
 try:
@@ -61,3 +63,22 @@ def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)[1].split()
     assert set(phony) == set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+
+
+def make(*arguments):
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def test_the_floors_are_every_lower_bound_as_an_exact_version(tmp_path):
+    """`make test-floors` installs them: all that pyproject.toml asks for at its oldest."""
+    make(f"FLOORS={tmp_path}", f"{tmp_path}/constraints.txt")
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = pyproject["project"]["optional-dependencies"].values()
+    bounds = [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]]
+    bounds += [bound for extra in extras for bound in extra]
+    floors = (tmp_path / "constraints.txt").read_text().splitlines()
+    assert sorted(floors) == sorted(bound.replace(">=", "==") for bound in bounds)
+
+
+def test_make_lab_starts_for_root_too():
+    assert ("--allow-root" in make("--dry-run", "lab")) == (os.geteuid() == 0)

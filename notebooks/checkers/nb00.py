@@ -1,4 +1,4 @@
-"""Checker for the third exercise of notebook 00; an answer that is still None counts as not answered yet."""
+"""Checker for the third exercise of notebook 00; an answer that is None is not answered yet."""
 
 import torch
 
@@ -6,7 +6,7 @@ from flowlib import checkpoints, data
 
 
 def check_exercise_3(measure_gap):
-    """`measure_gap(flow, density, x)` must return the mean of log p_true - log p_flow over x, and its standard error."""
+    """`measure_gap(flow, density, x)`: mean of log p_true - log p_flow over x, and its error."""
     moons, flow = data.TwoMoons(noise=0.05), checkpoints.load("moons")
     x = moons.sample(5_000, seed=3)
     answer = measure_gap(flow, moons, x)

@@ -1,4 +1,4 @@
-"""Checkers for the exercises of notebook 01: each raises an AssertionError that says what is wrong, or prints that it passed.
+"""Checkers for the exercises of notebook 01: each says what is wrong, or that it passed.
 
 A function that still returns None, as the stubs in the notebook do, counts as not answered yet.
 """
@@ -51,7 +51,8 @@ def check_exercise_2(triangular_order, coupling_det):
         )
         above = J[order][:, order].triu(1)
         assert (above == 0).all(), (
-            f"for the mask {mask.tolist()} the reordered Jacobian is not zero above the diagonal: which outputs depend on one input only?"
+            f"for the mask {mask.tolist()} the reordered Jacobian is not zero above the diagonal: "
+            "which outputs depend on one input only?"
         )
         assert math.isclose(float(det), torch.linalg.det(J).item(), rel_tol=1e-6), (
             f"for the mask {mask.tolist()} the determinant is wrong"
@@ -85,7 +86,8 @@ def check_exercise_3(fixed_log_prob):
             ]
         )
         assert torch.allclose(log_p.double(), expected, atol=1e-4), (
-            f"with {K} layer(s) the log-density differs from autograd's: at which point does layer k act?"
+            f"with {K} layer(s) the log-density differs from autograd's: at which point does "
+            "layer k act?"
         )
     p, cell_area = plotting.evaluate_on_grid(
         lambda x: fixed_log_prob(layers, x.double()), ((-12, 12), (-12, 12)), 400
@@ -107,7 +109,8 @@ def check_exercise_4(polar_log_prob):
     p, cell_area = plotting.evaluate_on_grid(lambda x: polar_log_prob(x.double()), box, 400)
     mass = (p.sum() * cell_area).item()
     assert abs(mass - 1) < 1e-3, (
-        f"the density integrates to {mass:.3f}, not to 1: is the determinant there, and is it that of the map from (r, phi) to z?"
+        f"the density integrates to {mass:.3f}, not to 1: is the determinant there, and is it "
+        "that of the map from (r, phi) to z?"
     )
     z = torch.stack([inside[:, 0] * inside[:, 1].cos(), inside[:, 0] * inside[:, 1].sin()], dim=1)
     assert torch.allclose(log_p, _base_log_prob(z) + inside[:, 0].log()), (

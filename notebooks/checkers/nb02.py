@@ -1,4 +1,4 @@
-"""Checkers for the exercises of notebook 02: each raises an AssertionError that says what is wrong, or prints that it passed.
+"""Checkers for the exercises of notebook 02: each says what is wrong, or that it passed.
 
 An answer that is still None, as the stubs in the notebook leave it, counts as not answered yet.
 """
@@ -103,7 +103,8 @@ def check_exercise_3(log_prob_at):
             )
             mass = (p.sum() * cell).item()
             assert abs(mass - 1) < 0.01, (
-                f"at T = {T} your density integrates to {mass:.3f}: how does the base's normalisation depend on T?"
+                f"at T = {T} your density integrates to {mass:.3f}: how does the base's "
+                "normalisation depend on T?"
             )
     print("Exercise 3: passed")
 

@@ -15,7 +15,7 @@ def gap(flow, density, points):
 
 
 def check_exercise_1(density, floor, gap_nice):
-    """Noise of width 0.1 exp(cos x): the density, the floor for a constant log_det, and NICE's gap."""
+    """Noise of width 0.1 exp(cos x): the density, the floor for constant log_det, NICE's gap."""
     if density is None:
         return print("Exercise 1: not answered yet")
     p, cell = plotting.evaluate_on_grid(density.log_prob, density.box, resolution=1_000)
@@ -24,22 +24,33 @@ def check_exercise_1(density, floor, gap_nice):
     )
     x, y = density.sample(20_000, seed=5).unbind(1)
     spread = (y - x.sin()) / (0.1 * x.cos().exp())
-    message = f"samples should scatter with width 0.1 exp(cos x) around sin x; divided by it their deviation is {spread.std():.3f}, not 1"
+    message = (
+        "samples should scatter with width 0.1 exp(cos x) around sin x; divided by it "
+        f"their deviation is {spread.std():.3f}, not 1"
+    )
     assert abs(spread.std() - 1) < 0.03, message
     entropy = math.log(2 * math.pi) + 0.5 * math.log(2 * math.pi * math.e * 0.01)
-    message = f"the entropy is that of the plain sinusoid, as log sigma(x) averages to log 0.1; got {density.entropy:.4f}"
+    message = (
+        "the entropy is that of the plain sinusoid, as log sigma(x) averages to log 0.1; "
+        f"got {density.entropy:.4f}"
+    )
     assert abs(density.entropy - entropy) < 1e-3, message
     measured = -density.log_prob(density.sample(20_000, seed=6)).mean().item()
-    message = f"-log_prob averages {measured:.4f} over samples, but the entropy is {entropy:.4f}: sample and log_prob disagree"
+    message = (
+        f"-log_prob averages {measured:.4f} over samples, but the entropy is {entropy:.4f}: "
+        "sample and log_prob disagree"
+    )
     assert abs(measured - entropy) < 0.03, message
     p = p.flatten().double().sort(descending=True).values
     mu = (p * cell * (torch.arange(len(p)) + 0.5)).sum().item() * cell / (2 * math.pi)
     right = math.log(2 * math.pi) + 1 + math.log(mu) - entropy
     assert abs(floor - right) < 0.01, (
-        f"the floor for a constant log_det should be {right:.3f} nats (second value of volume_floors), got {floor:.3f}"
+        f"the floor for a constant log_det should be {right:.3f} nats (second value of "
+        f"volume_floors), got {floor:.3f}"
     )
     assert gap_nice > right - 0.03, (
-        f"NICE has a constant log_det, so its gap cannot be {gap_nice:.3f}, below {right:.3f}: check how it is measured"
+        f"NICE has a constant log_det, so its gap cannot be {gap_nice:.3f}, below {right:.3f}: "
+        "check how it is measured"
     )
     print("Exercise 1: passed")
 
@@ -54,7 +65,10 @@ def check_exercise_2(flow, predicted_floor):
         f"every mask should pass x through and change y, got {kept}"
     )
     right = 0.5 * math.log(2 * math.pi * math.e * math.pi**2 / 3) - math.log(2 * math.pi)
-    message = f"the floor is the gap of a Gaussian with the variance of the uniform, {right:.4f} nats, got {predicted_floor:.4f}"
+    message = (
+        f"the floor is the gap of a Gaussian with the variance of the uniform, {right:.4f} "
+        f"nats, got {predicted_floor:.4f}"
+    )
     assert abs(predicted_floor - right) < 1e-3, message
     measured = gap(flow, WAVE, WAVE.sample(20_000, seed=99))
     assert measured > right - 0.02, (
@@ -67,7 +81,8 @@ def check_exercise_2(flow, predicted_floor):
     truth = torch.exp(-0.5 * ((y - x.sin()[:, None]) / 0.1) ** 2) / (0.1 * math.sqrt(2 * math.pi))
     distance = (conditional - truth).abs().sum(1).mean().item() * 0.005 / 2
     assert distance < 0.2, (
-        f"the slices q(y | x) should be close to the truth; their mean total variation distance is {distance:.2f}: train longer"
+        "the slices q(y | x) should be close to the truth; their mean total variation distance "
+        f"is {distance:.2f}: train longer"
     )
     print("Exercise 2: passed")
 
@@ -81,13 +96,17 @@ def check_exercise_3(share, gaps, thrown):
     )
     assert share[100.0] == 0, f"no test point reaches 100, got a share of {share[100.0]}"
     expected = 1 - math.erf(2 / math.sqrt(2)) ** 2
-    message = f"expected a share near {expected:.3f}, got {share[2.0]:.3f}: count points with at least one coordinate beyond 2"
+    message = (
+        f"expected a share near {expected:.3f}, got {share[2.0]:.3f}: count points with at "
+        "least one coordinate beyond 2"
+    )
     assert abs(share[2.0] - expected) < 0.02, message
     assert 0 < gaps[100.0] < 0.02, (
         f"SoftLog(100) leaves the shipped flow's gap as it was, got {gaps[100.0]:.4f}"
     )
     assert gaps[2.0] > gaps[100.0], (
-        "SoftLog(2) changes the density of a flow that was right without it, so its gap should be larger"
+        "SoftLog(2) changes the density of a flow that was right without it, so its gap should "
+        "be larger"
     )
     assert abs(float(thrown) - (1 + math.exp(3))) < 0.01, (
         f"the inverse is tau + exp(|z| - tau) - 1 beyond tau, got {float(thrown):.3f}"
@@ -106,7 +125,8 @@ def check_exercise_4(flow):
     limit = (rings.log_prob(points) - gaussian).mean().item()
     measured = gap(flow, rings, points)
     assert measured > 0, (
-        f"no model beats the truth, but the gap is {measured:.4f}: check what the flow was trained on"
+        f"no model beats the truth, but the gap is {measured:.4f}: check what the flow was "
+        "trained on"
     )
     assert measured < limit, (
         f"the best Gaussian has a gap of {limit:.3f} nats, this flow {measured:.3f}: train longer"

@@ -1,4 +1,4 @@
-"""Checkers for the exercises of notebook 04, and the small digits that both notebook and checkers use."""
+"""Checkers for the exercises of notebook 04, and the small digits that it uses too."""
 
 import math
 
@@ -11,7 +11,7 @@ from flowlib.flow import standard_normal_log_prob
 
 
 def miniatures(images):
-    """uint8 images (N, 1, 28, 28) -> (N, 1, 8, 8): the middle 24 x 24 pixels, averaged 3 by 3 and rounded."""
+    """uint8 (N, 1, 28, 28) -> (N, 1, 8, 8): the middle 24 x 24 pixels, averaged 3 by 3, rounded."""
     return F.avg_pool2d(images[:, :, 2:26, 2:26].float(), 3).round().to(torch.uint8)
 
 
@@ -24,7 +24,8 @@ def check_exercise_1(row, Repaired):
     if row is None or Repaired is None:
         return print("Patient 1: not answered yet")
     assert row == "log_det of forward", (
-        f"run check_flow on Flow(Chain(Patient1(4)), shape=(4,)) and read report.failed; you gave {row!r}"
+        "run check_flow on Flow(Chain(Patient1(4)), shape=(4,)) and read report.failed; you gave "
+        f"{row!r}"
     )
     for D in (1, 4, 64):
         report = checks.check_flow(Flow(Chain(Repaired(D)), shape=(D,)), random_points(D))
@@ -39,7 +40,10 @@ def check_exercise_2(deviation, repaired):
         return print("Patient 2: not answered yet")
     for D in (2, 64):
         given = float(deviation(D))
-        hint = "scale all latents by a: log_det gains D log a, and the mean of z^2 / 2 over rows and dimensions becomes a^2 / 2"
+        hint = (
+            "scale all latents by a: log_det gains D log a, and the mean of z^2 / 2 over "
+            "rows and dimensions becomes a^2 / 2"
+        )
         assert abs(given - math.sqrt(D)) < 1e-3 * D, (
             f"in {D} dimensions you gave {given:.3f}. {hint}; where is the minimum?"
         )
@@ -76,7 +80,8 @@ def check_exercise_4(missing, figure, flow, images):
         return print("Patient 4: not answered yet")
     wrong = set(missing) ^ {"log 256", "logit"}
     assert not wrong, (
-        f"of {', '.join(sorted(wrong))} say again: which log_dets belong to layers 0 and 1, and is the prior in the function?"
+        f"of {', '.join(sorted(wrong))} say again: which log_dets belong to layers 0 and 1, and "
+        "is the prior in the function?"
     )
     with torch.no_grad():
         z, log_det = flow(
@@ -86,7 +91,8 @@ def check_exercise_4(missing, figure, flow, images):
         losses.bits_per_dim(standard_normal_log_prob(z) + log_det, images.shape[1:]).mean().item()
     )
     assert abs(figure - right) < 0.05, (
-        f"the checker finds {right:.3f} bits/dim, you gave {figure:.3f}: flow.log_prob(images) has all terms"
+        f"the checker finds {right:.3f} bits/dim, you gave {figure:.3f}: flow.log_prob(images) "
+        "has all terms"
     )
     print("Patient 4: passed")
 

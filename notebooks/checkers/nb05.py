@@ -23,13 +23,14 @@ def check_exercise_1(bits):
     assert abs(coarse - 5) < 1e-5, f"with 32 levels a density of 1 means 5 bits, got {coarse:.3f}"
     doubled = float(torch.as_tensor(bits(torch.full((1,), 10 * math.log(2)), 10, 256)))
     assert abs(doubled - 7) < 1e-5, (
-        f"twice the density in each of 10 dimensions saves one bit in each: expected 7, got {doubled:.3f}"
+        "twice the density in each of 10 dimensions saves one bit in each: expected 7, got "
+        f"{doubled:.3f}"
     )
     print("Exercise 1: passed")
 
 
 def check_exercise_2(rows, changed, odd_width):
-    """A mask of rows, the pixels that it changes, and what alternating(D) looks like when the width is odd."""
+    """A mask of rows, the pixels that it changes, and alternating(D) where the width is odd."""
     if rows is None:
         return print("Exercise 2: not answered yet")
     for H, W in [(28, 28), (5, 4), (4, 7)]:
@@ -39,7 +40,8 @@ def check_exercise_2(rows, changed, odd_width):
                 "the mask should be a boolean tensor"
             )
             assert mask.shape == (H * W,), (
-                f"for {H} x {W} pixels the mask should have shape ({H * W},), got {tuple(mask.shape)}"
+                f"for {H} x {W} pixels the mask should have shape ({H * W},), got "
+                f"{tuple(mask.shape)}"
             )
             board = mask.view(H, W)
             assert (board == board[:, :1]).all(), (
@@ -47,13 +49,15 @@ def check_exercise_2(rows, changed, odd_width):
             )
             expected = [(row % 2 == 0) != flip for row in range(H)]
             assert board[:, 0].tolist() == expected, (
-                f"with flip={flip} the first rows should be {expected[:3]}, got {board[:3, 0].tolist()}"
+                f"with flip={flip} the first rows should be {expected[:3]}, got "
+                f"{board[:3, 0].tolist()}"
             )
     assert changed == 392, (
         f"a coupling changes the pixels where the mask is False: half of 784, got {changed}"
     )
     assert odd_width == "checkerboard", (
-        "draw masks.alternating(27 * 27).view(27, 27): the colour of the first pixel differs from row to row"
+        "draw masks.alternating(27 * 27).view(27, 27): the colour of the first pixel differs "
+        "from row to row"
     )
     print("Exercise 2: passed")
 
@@ -69,7 +73,8 @@ def check_exercise_3(flow, bits5, bits8, images):
     with torch.no_grad():
         measured = losses.bits_per_dim(flow.log_prob(x, seed=0), x.shape[1:]).mean().item()
     assert abs(bits5 - measured) < 0.1, (
-        f"on the first 200 test images >> 3 the checker finds {measured:.3f} bits/dim, you gave {bits5:.3f}"
+        f"on the first 200 test images >> 3 the checker finds {measured:.3f} bits/dim, you gave "
+        f"{bits5:.3f}"
     )
     assert measured < 5, (
         f"5 bits/dim is what knowing nothing costs; this flow needs {measured:.2f}: train it longer"
@@ -84,7 +89,10 @@ def check_exercise_4(too_low, total):
     """Noise over half of every cell."""
     if too_low is None:
         return print("Exercise 4: not answered yet")
-    message = "the density may be twice as high where the noise goes, in each dimension: what is log2 of that?"
+    message = (
+        "the density may be twice as high where the noise goes, in each dimension: what is "
+        "log2 of that?"
+    )
     assert abs(float(too_low) - 1) < 1e-6, f"{message} You gave {float(too_low):.3f}"
     message = "each value is given twice the mass of its half cell, so the sum is twice 1"
     assert abs(float(total) - 2) < 1e-6, f"{message}; you gave {float(total):.3f}"
@@ -105,11 +113,13 @@ def check_exercise_5(curve, images):
         .item()
     )
     assert abs(values[0] - one) < 0.05, (
-        f"one draw on the first 100 test images gives about {one:.3f} bits/dim, you gave {values[0]:.3f}"
+        f"one draw on the first 100 test images gives about {one:.3f} bits/dim, you gave "
+        f"{values[0]:.3f}"
     )
     rises = [(k, b - a) for k, a, b in zip((2, 4, 8, 16), values, values[1:]) if b > a + 0.01]
     assert not rises, (
-        f"more draws cannot cost more bits, up to noise; your figure rises by {rises[0][1]:.3f} at k = {rises[0][0]}"
+        f"more draws cannot cost more bits, up to noise; your figure rises by {rises[0][1]:.3f} "
+        f"at k = {rises[0][0]}"
         if rises
         else ""
     )

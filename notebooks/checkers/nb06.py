@@ -31,7 +31,8 @@ def check_exercise_1(as_pixels, checkerboard_flow, channel_flow, bits, judged):
             squeezed = Squeeze(order)(mask.float()[None, None])[0][0]
             expected = channels.float().view(4, 1, 1).expand(4, 3, 2)
             assert torch.equal(squeezed, expected), (
-                f'after Squeeze("{order}") your mask is not that of channels {channels.int().tolist()}'
+                f'after Squeeze("{order}") your mask is not that of channels '
+                f"{channels.int().tolist()}"
             )
     if checkerboard_flow is None or channel_flow is None or bits is None:
         return print("Exercise 1 (a): passed; (b) is not answered yet")
@@ -71,9 +72,13 @@ def check_exercise_2(forward, inverse):
         with torch.no_grad():
             (z, log_det), (expected, expected_log_det) = forward(x, scales), reference(x)
             assert z.shape == expected.shape, (
-                f"with {n} scales of {shape} z should have shape {tuple(expected.shape)}, got {tuple(z.shape)}"
+                f"with {n} scales of {shape} z should have shape {tuple(expected.shape)}, got "
+                f"{tuple(z.shape)}"
             )
-            hint = "z should hold all values that MultiScale's does, but in another order: first factored out first, flattened"
+            hint = (
+                "z should hold all values that MultiScale's does, but in another order: "
+                "first factored out first, flattened"
+            )
             same_values = torch.allclose(z.sort(1).values, expected.sort(1).values)
             assert torch.allclose(z, expected), (
                 hint if same_values else f"z differs from MultiScale's with {n} scales"
@@ -126,7 +131,8 @@ def check_exercise_3(boards, bad_bits, good_bits):
         return print("Exercise 3: the boards pass; now train both flows")
     if budget(True, False):
         assert bad_bits > good_bits + 0.1, (
-            f"a scheme this bad should cost more than 0.1 bits/dim: yours has {bad_bits:.3f} against {good_bits:.3f}"
+            f"a scheme this bad should cost more than 0.1 bits/dim: yours has {bad_bits:.3f} "
+            f"against {good_bits:.3f}"
         )
     print("Exercise 3: passed")
 

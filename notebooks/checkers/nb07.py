@@ -26,7 +26,8 @@ def check_exercise_1(by_hand, images):
             f"expected the log-determinant's part and {len(scales)} scales, got {len(parts)} parts"
         )
         assert all(part.shape == (5,) for part in parts), (
-            f"each part should have one value per image, got {[tuple(part.shape) for part in parts]}"
+            "each part should have one value per image, got "
+            f"{[tuple(part.shape) for part in parts]}"
         )
         expected = [
             losses.bits_per_dim(nats, flow.shape)
@@ -35,18 +36,24 @@ def check_exercise_1(by_hand, images):
         for name, mine, right in zip(
             ["log-determinant", *(f"scale {k}" for k in range(1, 9))], parts, expected
         ):
-            message = f"the {name} of the first image should add {right[0]:.3f} bits/dim, you have {mine[0]:.3f}"
+            message = (
+                f"the {name} of the first image should add {right[0]:.3f} bits/dim, you "
+                f"have {mine[0]:.3f}"
+            )
             assert torch.allclose(mine, right, atol=1e-3), message
     print("Exercise 1: passed")
 
 
 def check_exercise_2(base_bits, measured, typical):
-    """The base term of a sample as a function of temperature, and the cost of samples of the shipped flow."""
+    """The base term as a function of temperature, and the cost of the shipped flow's samples."""
     if base_bits is None:
         return print("Exercise 2: not answered yet")
     for T in (0.0, 0.5, 1.0, 1.3):
         right = T**2 / (2 * math.log(2)) + 0.5 * math.log2(2 * math.pi)
-        message = f"at T = {T} expected {right:.3f}, got {float(base_bits(T)):.3f}: the mean of z² is T² there, and the density is that of T = 1"
+        message = (
+            f"at T = {T} expected {right:.3f}, got {float(base_bits(T)):.3f}: the mean of "
+            "z² is T² there, and the density is that of T = 1"
+        )
         assert abs(float(base_bits(T)) - right) < 1e-3, message
     assert sorted(measured) == [0.5, 0.75, 1.0], (
         f"the temperatures should be 0.5, 0.75 and 1, got {sorted(measured)}"
@@ -66,7 +73,10 @@ def check_exercise_2(base_bits, measured, typical):
     assert measured[0.5] < measured[0.75] < measured[1.0], (
         "samples should be the cheaper the lower the temperature"
     )
-    message = "the model's own samples, those at T = 1, cost much more; hardly one of them is as cheap as those at T = 0.5"
+    message = (
+        "the model's own samples, those at T = 1, cost much more; hardly one of them is as "
+        "cheap as those at T = 0.5"
+    )
     assert typical is False, message
     print("Exercise 2: passed")
 
@@ -108,7 +118,7 @@ COLLEAGUES = {"Ada": "base of scale 1", "Ben": "logit", "Cleo": "batch norms", "
 
 
 def broken_reports(images):
-    """Four figures in bits/dim, each without one term: {"Ada": ..., "Ben": ..., "Cleo": ..., "Dan": ...}."""
+    """Four figures in bits/dim, each without one term: {"Ada": ..., "Ben": ..., "Cleo": ..., …}."""
     without = _reports(images)
     return {name: round(without[term], 4) for name, term in COLLEAGUES.items()}
 

@@ -15,11 +15,13 @@ def check_exercise_1(at_scale, shares, vector, flow):
     for k, size in enumerate(shape.numel() for shape in scales.shapes):
         alone = at_scale(v, k)
         assert alone.shape == v.shape, (
-            f"at_scale should return a vector of shape {tuple(v.shape)} like v, got {tuple(alone.shape)}"
+            f"at_scale should return a vector of shape {tuple(v.shape)} like v, got "
+            f"{tuple(alone.shape)}"
         )
         entries = int((alone != 0).sum())
         assert entries == size, (
-            f"scale {k} has {size} latents; at_scale(v, {k}) leaves {entries} entries that are not zero"
+            f"scale {k} has {size} latents; at_scale(v, {k}) leaves {entries} entries that are "
+            "not zero"
         )
         total += alone
     assert torch.equal(total, v), (
@@ -29,7 +31,8 @@ def check_exercise_1(at_scale, shares, vector, flow):
         f"one share per scale, {len(scales.shapes)} in all, got {len(shares)}"
     )
     assert abs(sum(shares) - 1) < 1e-3, (
-        f"the shares of the squared length should add up to 1, got {sum(shares):.3f}: squares, not lengths"
+        f"the shares of the squared length should add up to 1, got {sum(shares):.3f}: squares, "
+        "not lengths"
     )
     for k, share in enumerate(shares):
         true = (at_scale(vector, k).square().sum() / vector.square().sum()).item()

@@ -43,7 +43,8 @@ def check_exercise_2(gap, share):
             f"the mean of |z|² / 2 over draws is D / 2: {D / 2} for D = {D}, got {gap(D)}"
         )
     assert 0 <= share < 1e-4, (
-        f"no draw in 100,000 should come so near to the mode in 100 dimensions, you found a share of {share}"
+        "no draw in 100,000 should come so near to the mode in 100 dimensions, you found a share "
+        f"of {share}"
     )
     print("Exercise 2: passed")
 
@@ -63,7 +64,8 @@ def check_exercise_3(waste):
         "this is in nats; the file is counted in bits"
     )
     assert math.isclose(value, expected), (
-        f"symbols come with probability p and cost -log2 q each: expected {expected:.4f} bits, got {value:.4f}"
+        f"symbols come with probability p and cost -log2 q each: expected {expected:.4f} bits, "
+        f"got {value:.4f}"
     )
     print("Exercise 3: passed")
 
@@ -105,6 +107,7 @@ def check_exercise_5(copied):
     near = real.copy()
     near[:, 0] += 1e-4  # a tenth of that column's standard deviation
     assert copied(near, real) == 0, (
-        "a row that differs in one column by a tenth of its standard deviation is no copy: scale each column"
+        "a row that differs in one column by a tenth of its standard deviation is no copy: scale "
+        "each column"
     )
     print("Exercise 5: passed")

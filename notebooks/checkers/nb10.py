@@ -43,7 +43,10 @@ def check_exercise_1(flow):
             "the log_dets of forward and inverse should cancel: check their signs"
         )
         wrong = -0.5 * z.square().sum(1) - math.log(2 * math.pi) - inverse_log_det - funnel(x)
-    message = f"log q - log p should be 0 at every point, but reaches {wrong.abs().max():.3f}: is the width of y exp(v / 2), and v's 3?"
+    message = (
+        f"log q - log p should be 0 at every point, but reaches {wrong.abs().max():.3f}: is "
+        "the width of y exp(v / 2), and v's 3?"
+    )
     assert wrong.abs().max() < 1e-6, message
     print("Exercise 1: passed")
 
@@ -57,13 +60,16 @@ def check_exercise_2(log_z, standard_error):
     assert 0 < standard_error < 0.05, (
         f"with 20,000 points the error should be below 0.05, got {standard_error:.4f}"
     )
-    message = f"quadrature says {truth:.3f}, you {log_z:.3f} ± {standard_error:.3f}; the weights need the density of the mixture, not of q"
+    message = (
+        f"quadrature says {truth:.3f}, you {log_z:.3f} ± {standard_error:.3f}; the weights "
+        "need the density of the mixture, not of q"
+    )
     assert abs(log_z - truth) < 4 * standard_error, message
     print("Exercise 2: passed")
 
 
 def check_exercise_3(clamp, couplings):
-    """The asymmetric clamp where forward is latent -> data, and the depth that a growth of 20 needs."""
+    """The asymmetric clamp where forward is latent -> data; the depth that a growth of 20 needs."""
     if clamp is None or couplings is None:
         return print("Exercise 3: not answered yet")
     s = torch.linspace(-200, 200, 4_001, dtype=torch.float64)
@@ -72,7 +78,10 @@ def check_exercise_3(clamp, couplings):
     assert (c.diff() > 0).all(), (
         "the clamp should increase everywhere, or information about s is lost"
     )
-    message = f"exp(s) makes samples grow there, so s may reach 0.1 and -2; yours reaches {c.max():.2f} and {c.min():.2f}"
+    message = (
+        "exp(s) makes samples grow there, so s may reach 0.1 and -2; yours reaches "
+        f"{c.max():.2f} and {c.min():.2f}"
+    )
     assert 0.09 < c.max() < 0.1 and -2 < c.min() < -1.9, message
     tiny = torch.tensor([-1e-4, 1e-4], dtype=torch.float64)
     assert torch.allclose(clamp(tiny), tiny * 2 / math.pi, rtol=1e-3), (
@@ -81,7 +90,8 @@ def check_exercise_3(clamp, couplings):
 
     needed = 2 * math.ceil(math.log(20) / 0.1)
     assert couplings == needed, (
-        f"count again: each change gives less than exp(0.1), and every second coupling changes the coordinate; got {couplings}"
+        "count again: each change gives less than exp(0.1), and every second coupling changes "
+        f"the coordinate; got {couplings}"
     )
     print("Exercise 3: passed")
 
@@ -98,8 +108,9 @@ def check_exercise_4(flow):
         ((x - answer).abs() < 0.5).float().mean().item()
         for answer in (math.pi / 6, 5 * math.pi / 6)
     ]
-    message = "at y = 0.5 the answers are pi/6 and 5 pi/6; their neighbourhoods get {:.0%} and {:.0%} of your samples".format(
-        *shares
-    )
+    message = (
+        "at y = 0.5 the answers are pi/6 and 5 pi/6; their neighbourhoods get {:.0%} and "
+        "{:.0%} of your samples"
+    ).format(*shares)
     assert min(shares) > 0.25 and sum(shares) > 0.75, message
     print("Exercise 4: passed")

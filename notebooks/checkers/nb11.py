@@ -51,7 +51,8 @@ def check_exercise_2(slow, quick):
         values.append(value)
     assert abs(values[0] - values[1]) < 1e-8, f"expected {values[0]:.6f}, got {values[1]:.6f}"
     assert seconds[0] > 5 * seconds[1], (
-        f"only {seconds[0] / seconds[1]:.1f} times as fast: how many rows does each call of the flow see?"
+        f"only {seconds[0] / seconds[1]:.1f} times as fast: how many rows does each call of the "
+        "flow see?"
     )
     print("Exercise 2: passed")
 

@@ -1,4 +1,4 @@
-"""JupyterLab on a free local port, and Chromium to look at it; without either, every test here is skipped and says how to get it."""
+"""JupyterLab on a free local port, and Chromium to look at it; without either, tests skip."""
 
 import json
 import os
@@ -14,18 +14,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOW = "type: pip install '.[browser]' && sudo apt install chromium   (or, for the second: playwright install chromium)"
+HOW = (
+    "type: pip install '.[browser]' && sudo apt install chromium   (or, for the second: "
+    "playwright install chromium)"
+)
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},
 }
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
-IDLE = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+IDLE = (
+    "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status "
+    "=== 'idle'"
+)
 WATCH = f"""() => {{ window.errors = []; {NOTEBOOK}.sessionContext.iopubMessage.connect((_, m) => {{
-  if (m.header.msg_type === 'error') window.errors.push(m.content.ename + ': ' + m.content.evalue) }}) }}"""
-EVALUATE = f"""async code => {{ const v = (await {NOTEBOOK}.sessionContext.session.kernel.requestExecute({{code: '', store_history: false,
-  user_expressions: {{v: code}}}}).done).content.user_expressions.v; return v.status === 'ok' ? v.data['text/plain'] : v.evalue }}"""
+  if (m.header.msg_type === 'error')
+    window.errors.push(m.content.ename + ': ' + m.content.evalue) }}) }}"""
+EVALUATE = f"""async code => {{
+  const ask = {{code: '', store_history: false, user_expressions: {{v: code}}}}
+  const kernel = {NOTEBOOK}.sessionContext.session.kernel
+  const v = (await kernel.requestExecute(ask).done).content.user_expressions.v
+  return v.status === 'ok' ? v.data['text/plain'] : v.evalue }}"""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +59,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def server(browser, tmp_path_factory):
-    """The address and token of a JupyterLab in a copy of the notebooks, with settings of its own; and that folder."""
+    """Address and token of a JupyterLab in a copy of the notebooks; and that folder."""
     root, home = tmp_path_factory.mktemp("copy") / "notebooks", tmp_path_factory.mktemp("jupyter")
     shutil.copytree(ROOT / "notebooks", root)
     shutil.copytree(ROOT / "benchmarks" / "results", root.parent / "benchmarks" / "results")
@@ -123,7 +133,7 @@ class Lab:
         assert done
 
     def errors(self):
-        """Errors in cells and in callbacks of controls (which no page shows), and those of JavaScript."""
+        """Errors in cells, in callbacks of controls (which no page shows), and of JavaScript."""
         self.page.wait_for_function(IDLE, timeout=60_000)
         return self.page.evaluate("window.errors") + self.console
 

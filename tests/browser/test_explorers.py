@@ -1,4 +1,4 @@
-"""Every slider of every notebook, moved by keyboard and by mouse in JupyterLab; screenshots go to runs/browser."""
+"""Every slider of every notebook, moved by keyboard and by mouse; screenshots in runs/browser."""
 
 import ast
 import re
@@ -22,7 +22,8 @@ def shown(path):
 
 NOTEBOOKS = [path.name for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if shown(path)]
 VALUES = """[[c.value for c in w.controls.values() if hasattr(c, 'readout')]
- for w in list(__import__('ipywidgets').widgets.widget._instances.values()) if type(w).__name__ == 'Explorer']"""
+ for w in list(__import__('ipywidgets').widgets.widget._instances.values())
+ if type(w).__name__ == 'Explorer']"""
 
 
 def number(text):
@@ -66,8 +67,10 @@ def wait_for_another_picture(explorer, before):
 
 def assert_nothing_is_cut_off(explorer):
     cut = explorer.evaluate(
-        """box => [...box.querySelectorAll('.widget-label, .widget-readout, .widget-gridbox, .widget-html-content')]
-        .filter(e => e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 3).map(e => e.className + ': ' + e.textContent)"""
+        """box => [...box.querySelectorAll(
+          '.widget-label, .widget-readout, .widget-gridbox, .widget-html-content')]
+        .filter(e => e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 3)
+        .map(e => e.className + ': ' + e.textContent)"""
     )
     assert cut == []
     picture, box, panel = (
@@ -145,7 +148,8 @@ def test_stale_events_of_a_dragged_slider_are_dropped(lab, server):
     page.mouse.up()
     last = slider.locator(".widget-readout").inner_text()
     page.wait_for_function(
-        "text => document.querySelector('.flowlib-explorer .widget-html-content').textContent === text",
+        "text => document.querySelector('.flowlib-explorer .widget-html-content').textContent "
+        "=== text",
         arg=last,
     )
     seen = ast.literal_eval(lab.ask("seen"))
