@@ -160,9 +160,11 @@ class Run:
         stored = parse(path, path.read_bytes()) if path.exists() else self.config
         for name, asked in self.config.items():
             if stored.get(name) != asked:
+                again = f", or begin another from it with recipes.train(..., start={str(folder)!r})"
                 raise ValueError(
                     f"{folder} was started with {name}={stored.get(name)}, and is to go on with "
                     f"{asked}: resume with what it was started with, or choose another folder"
+                    f"{again if name == 'steps' else ''}"
                 )
         for place in (self.folder, self.folder / "samples"):
             for left_over in place.glob(".flowlib-*.tmp"):

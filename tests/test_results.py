@@ -12,8 +12,8 @@ from flowlib import checkpoints, data, models, recipes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "results.py"
 TINY = recipes.Recipe(
-    "a test",
     "tiny",
+    "a test",
     {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1},
     {"epochs": 2, "batch_size": 8},
 )
@@ -69,7 +69,7 @@ def test_of_a_large_model_only_the_card_is_shipped(results, monkeypatch):
 
 
 def test_flows_of_points_are_shipped_with_every_install(results, monkeypatch):
-    recipe = recipes.Recipe("a test", data.TwoMoons(), {"depth": 1}, {"steps": 2}, "nice_2d")
+    recipe = recipes.Recipe(data.TwoMoons(), "a test", {"depth": 1}, {"steps": 2}, "nice_2d")
     monkeypatch.setitem(recipes.RECIPES, "points", recipe)
     results.ship("points")
     names = sorted(path.name for path in checkpoints.PACKAGED.iterdir())
