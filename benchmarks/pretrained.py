@@ -2,8 +2,9 @@
 
     python benchmarks/pretrained.py
 
-By name, on the CPU: the first loading in a process of its own (flowlib already imported), then the median over 5 grids of
-36 samples. Prints a table and writes it, with hardware and date, to benchmarks/results/pretrained.json.
+By name, on the CPU: the first loading in a process of its own (flowlib already imported), then the
+median over 5 grids of 36 samples. Prints a table and writes it, with hardware and date, to
+benchmarks/results/pretrained.json.
 """
 
 import datetime

@@ -1,12 +1,14 @@
-"""Train the models that the series ships, and write the results tables of the README from their cards.
+"""Train the models that the series ships, and write the README's results tables from their cards.
 
-python benchmarks/results.py            train what is missing from data/pretrained and flowlib/pretrained (points in the plane),
-                                        going on where a run was cut off: without a GPU what two cores can train
-python benchmarks/results.py moons      only these, even if they are there
-python benchmarks/results.py --further mnist    train a shipped flow once more from where its weights are: its optimiser's state is
-                                        gone, so the learning rate warms up again; the card adds up both and counts the sittings
-python benchmarks/results.py --bound cifar10_small    measure the bound from several draws anew, and nothing else
-python benchmarks/results.py --table    write the tables only
+python benchmarks/results.py                 train what is missing from data/pretrained and (points
+    in the plane) flowlib/pretrained, going on where a run was cut off: with a CUDA GPU every
+    recipe, without one those that two cores can train
+python benchmarks/results.py moons           only these, even if they are there
+python benchmarks/results.py --further mnist train a shipped flow once more from where its weights
+    are: its optimiser's state is gone, so the learning rate warms up again; the card adds up both
+    and counts the sittings
+python benchmarks/results.py --bound cifar10_small    measure the bound from several draws anew
+python benchmarks/results.py --table         write the tables only
 """
 
 import argparse
@@ -30,15 +32,19 @@ SEED = 0
 ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "mnist_variational_small"]
 ON_CPU += ["cifar10_small", "faces_32", "faces_small"]
 ON_GPU = ["cifar10", "mnist", "faces", "cifar10_wide", "cifar10_paper"]  # the most wanted first
-ON_GPU += ["mnist_variational"]
-LARGEST = 7_000_000  # parameters of a model whose weights are shipped; of larger ones only the card is, the weights stay in runs/
+LARGEST = (
+    7_000_000  # parameters; of larger models only the card is shipped, the weights stay in runs/
+)
 MOVIES = {
     "mnist_plain": "05_mnist_plain"
 }  # runs whose samples are shown as they change, and the name of the pictures
 
 
 def ship(name, further=False):
-    """Train one recipe in runs/<name>, score it, and put it with its card where it is shipped; `further`: from the flow there."""
+    """Train one recipe in runs/<name>, score it, and put it with its card where it is shipped.
+
+    `further` starts from the flow that is there.
+    """
     path = home(name) / f"{name}.safetensors"
     before = checkpoints.read_card(path)["results"] if further else {}
     sitting = before.get("sittings", 1) + 1 if further else 1
@@ -80,13 +86,13 @@ def ship(name, further=False):
 
 
 def home(name):
-    """The folder where a flow is shipped: in every install if it is one of points, else in the checkout."""
+    """The folder that a flow is shipped in: of every install for points, else of the checkout."""
     points = isinstance(recipes.RECIPES[name].data, data.Density)
     return checkpoints.PACKAGED if points else checkpoints.PRETRAINED
 
 
 def write_metrics(path, evaluations, before):
-    """A line per evaluation; those of a further sitting go behind the earlier ones, and count on from them."""
+    """A line per evaluation; those of a further sitting count on from the earlier ones."""
     earlier = path.read_text() if before else ""
     for metrics in evaluations:
         counted = {
@@ -98,10 +104,11 @@ def write_metrics(path, evaluations, before):
 
 
 def image_results(name, flow, examples, history, run):
-    """What an image flow's card says besides: epochs and images seen, how fast, the tighter bound, what float16 weights cost.
+    """What an image flow's card says besides: images seen, how fast, the tighter bound, and more.
 
-    Those are shipped if they cost less than 0.001 bits/dim on the first 1,000 test images. The share of the peak is that of
-    three times the forward FLOPs over the whole training, evaluations and all, in the fastest matrix product measured afterwards.
+    Weights are shipped in float16 if that costs less than 0.001 bits/dim on the first 1,000 test
+    images. The share of the peak is that of three times the forward FLOPs over the whole training,
+    evaluations and all, in the fastest matrix product measured afterwards.
     """
     first = recipes.score(flow, examples, limit=1_000)["bits_per_dim"]
     checkpoints.save(flow, run / "half.safetensors", half=True)
@@ -114,6 +121,7 @@ def image_results(name, flow, examples, history, run):
     seen = len(history.loss) * recipes.RECIPES[name].training["batch_size"]
     flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
     return {
+        "bits_per_dim_first_100": recipes.score(flow, examples, limit=100)["bits_per_dim"],
         "bits_per_dim_first_1000": first,
         **bound(flow, examples),
         "epochs": len(history.evaluations),
@@ -126,7 +134,10 @@ def image_results(name, flow, examples, history, run):
 
 
 def bound(flow, examples):
-    """The bound from 8 draws of the noise, 16 on CIFAR-10; of large flows without a GPU on the first 1,000 test images only."""
+    """The bound from 8 draws of the noise, 16 on CIFAR-10.
+
+    Without a GPU it is that of the first 1,000 test images for a large flow.
+    """
     draws = 16 if examples.name == "cifar10" else 8
     limit = 1_000 if DEVICE == "cpu" and forward_flops(flow, examples.test[:1]) > 5e8 else None
     tight = recipes.score(flow, examples, draws=draws, limit=limit, progress=True)
@@ -153,7 +164,7 @@ def forward_flops(flow, image):
 
 
 def draw_movie(run, name, epochs, frames=50, shown=(0, 9, 20, 90)):
-    """The run's sample grids as a GIF, and those after some epochs (counted from 0) as pictures, in notebooks/media."""
+    """The run's sample grids as a GIF, and some of them as pictures, in notebooks/media."""
     grids = [Image.open(path).convert("L") for path in sorted((run / "samples").glob("*.png"))]
     media = ROOT / "notebooks" / "media"
     for epoch in shown:
@@ -180,7 +191,8 @@ def made(card):
     """The last columns of both tables."""
     r = card["results"]
     sittings = f" in {r['sittings']} sittings" if "sittings" in r else ""
-    return f"{r['steps']:,}{sittings} | {r['seconds']:,.0f} s | {card['seed']} | {card['hardware']} | {card['date']} |"
+    seed, hardware, date = card["seed"], card["hardware"], card["date"]
+    return f"{r['steps']:,}{sittings} | {r['seconds']:,.0f} s | {seed} | {hardware} | {date} |"
 
 
 def tighter(results):
@@ -196,14 +208,16 @@ def tighter(results):
 
 
 def tables():
-    """The README's results tables, from the cards of what is shipped: densities in the plane, then images."""
+    """The README's results tables, from the cards: densities in the plane, then images."""
     plane = [
-        "| checkpoint | model | data | parameters | gap to the truth (nats) | steps | training | seed | hardware | date |",
+        "| checkpoint | model | data | parameters | gap to the truth (nats) | steps | training "
+        "| seed | hardware | date |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     images = [
-        "| checkpoint | model | data | parameters | test bits/dim, one draw | several draws | test images | images seen "
-        "| images/s | share of peak | steps | training | seed | hardware | date |",
+        "| checkpoint | model | data | parameters | test bits/dim, one draw | several draws "
+        "| test images | images seen | images/s | share of peak | steps | training | seed "
+        "| hardware | date |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, card in cards().items():
@@ -214,7 +228,8 @@ def tables():
                 f"{start} {r['kl_nats']:.4f} ± {r['kl_standard_error']:.4f} | {made(card)}"
             )
         else:
-            bits = f"{r['bits_per_dim']:.3f} ± {r['bits_per_dim_standard_error']:.3f} | {tighter(r)} | {r['test_images']:,}"
+            error = r["bits_per_dim_standard_error"]
+            bits = f"{r['bits_per_dim']:.3f} ± {error:.3f} | {tighter(r)} | {r['test_images']:,}"
             seen = r.get("images_seen", r["steps"] * recipes.RECIPES[name].training["batch_size"])
             share = (
                 f"{r['share_of_bfloat16_peak']:.1%}"
@@ -225,7 +240,8 @@ def tables():
             images.append(f"{start} {bits} | {seen:,} | {speed:,.0f} | {share} | {made(card)}")
     missing = ", ".join(f"`{name}`" for name in ON_GPU if name not in cards())
     note = (
-        f"\n\nNot trained yet, for want of a GPU: {missing}. `make results` on a machine with one trains them."
+        f"\n\nNot trained yet, for want of a GPU: {missing}. "
+        "`make results` on a machine with one trains them."
         if missing
         else ""
     )

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser().parse_args(arguments))
     command = options.pop("command")
     try:
-        return command(**options)
+        return command(**options) or 0
     except (ValueError, OSError, DivergedError) as error:
         print(f"flowlib: {error}", file=sys.stderr)
         return 1
@@ -46,13 +46,11 @@ def train(recipe, run=None, **options):
         return 130
     if PartialState().is_main_process:
         report(recipes.score(load(run), examples, progress=True), run)
-    return 0
 
 
 def evaluate(flow, draws=1, limit=None, standin=False):
     examples = recipes.data_of(flow, limit, standin)
     report(recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True), flow)
-    return 0
 
 
 def sample(flow, n=36, output=None, temperature=1.0, seed=0):
@@ -63,7 +61,6 @@ def sample(flow, n=36, output=None, temperature=1.0, seed=0):
     else:
         np.savetxt(file := io.BytesIO(), drawn.double().cpu(), delimiter=",", fmt="%.6g")
         checkpoints.write(output or "samples.csv", file.getvalue())
-    return 0
 
 
 def load(flow):
@@ -87,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     given = {"argument_default": argparse.SUPPRESS, **raw}
     p = argparse.ArgumentParser(prog="python -m flowlib", description=__doc__, **raw)
     commands = p.add_subparsers(required=True, metavar="command")
-    names = "\n".join(f"  {name:24} {recipe.about}" for name, recipe in recipes.RECIPES.items())
+    names = "\n".join(f"  {name:24} {r.data}: {r.about}" for name, r in recipes.RECIPES.items())
     about = f"Train a recipe and score it on test data.\n\nrecipes:\n{names}"
 
     t = commands.add_parser("train", help="train a recipe", description=about, **given)
@@ -96,7 +93,6 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--epochs", type=int, help="passes over the data, instead of the recipe's")
     t.add_argument("--steps", type=int, help="updates, instead of the recipe's epochs")
     t.add_argument("--size", type=int, help="of faces: 64 or 32 pixels")
-    t.add_argument("--limit", type=int, help="only the first so many images")
     t.add_argument("--batch-size", type=int, help="rows per update, over all processes together")
     t.add_argument("--lr", type=float, help="Adam's learning rate")
     t.add_argument("--seed", type=int, help="of weights, data order and noise (0)")
@@ -104,13 +100,10 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument(
         "--resume", action="store_true", help="go on with the run there, if there is one"
     )
-    t.add_argument("--standin", action="store_true", help="small or drawn images may stand in")
 
     e = commands.add_parser("evaluate", help="score a flow on test data", **given)
     e.set_defaults(command=evaluate)
     e.add_argument("--draws", type=int, help="of the noise: more give a tighter bound (1)")
-    e.add_argument("--limit", type=int, help="only the first so many test images")
-    e.add_argument("--standin", action="store_true", help="small or drawn images may stand in")
 
     s = commands.add_parser("sample", help="a PNG of images, or a CSV of points", **given)
     s.set_defaults(command=sample)
@@ -118,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument("-o", "--output", metavar="FILE", help="samples.png, or samples.csv for points")
     s.add_argument("--temperature", type=float, help="below 1: nearer to what is likely (1.0)")
     s.add_argument("--seed", type=int, help="the same seed gives the same samples (0)")
+    for command in (t, e):
+        command.add_argument("--limit", type=int, help="only the first so many images")
+        command.add_argument("--standin", action="store_true", help="other images may stand in")
     for command in (e, s):
         command.add_argument("flow", help="a run's folder, a .safetensors file, or a shipped flow")
     return p

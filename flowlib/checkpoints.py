@@ -144,11 +144,8 @@ class Run:
     """
 
     def __init__(self, folder: str | os.PathLike, config: dict, resume: bool, main: bool = True):
-        self.folder, self.main, self.config = (
-            Path(folder).expanduser(),
-            main,
-            json.loads(to_json(config)),
-        )
+        self.folder, self.main = Path(folder).expanduser(), main
+        self.config = json.loads(to_json(config))
         if not main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -163,14 +160,15 @@ class Run:
         stored = parse(path, path.read_bytes()) if path.exists() else self.config
         for name, asked in self.config.items():
             if stored.get(name) != asked:
-                longer = f"; for more steps start another run from its flow, start={str(folder)!r}"
+                again = f", or begin another from it with recipes.train(..., start={str(folder)!r})"
                 raise ValueError(
                     f"{folder} was started with {name}={stored.get(name)}, and is to go on with "
                     f"{asked}: resume with what it was started with, or choose another folder"
-                    f"{longer if name == 'steps' else ''}"
+                    f"{again if name == 'steps' else ''}"
                 )
-        for left_over in self.folder.glob("**/.flowlib-*.tmp"):
-            left_over.unlink()
+        for place in (self.folder, self.folder / "samples"):
+            for left_over in place.glob(".flowlib-*.tmp"):
+                left_over.unlink()
 
     def begin(self) -> None:
         """Write what was asked for; metrics of a run cut off before its first state are dropped."""

@@ -15,10 +15,10 @@ __all__ = ["Recipe", "RECIPES", "train", "score", "data_of"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """`data` is a density or the name of an image set; then come arguments of `model` and `fit`."""
+    """`data` is a density or the name of an image set; `arguments` are those of the builder."""
 
-    about: str
     data: data.Density | str
+    about: str
     arguments: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     model: str = "realnvp_image"
@@ -41,68 +41,49 @@ SMALL = {**OURS, "lr": 2e-3, "batch_size": 32, "validation": 1_000}  # two cores
 MIRRORED = {"flip": True}
 FACES = ("celeba", "faces")  # sets of which there are two sizes
 
-RECIPES = {
-    "moons": Recipe("two moons in the plane", data.TwoMoons(noise=0.05), model="realnvp_2d"),
-    "sinusoid": Recipe("a noisy sine wave", data.Sinusoid(noise=0.1), model="realnvp_2d"),
-
-    "mnist_plain": Recipe(
-        "digits with four couplings of fully connected networks, nothing else, all 60,000 images",
-        "mnist", {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True},
+RECIPES = {  # data and what it is; the model's arguments, the training's
+    "moons": Recipe(data.TwoMoons(noise=0.05), "two moons in the plane", model="realnvp_2d"),
+    "sinusoid": Recipe(data.Sinusoid(noise=0.1), "a noisy sine wave", model="realnvp_2d"),
+    "mnist_plain": Recipe("mnist", "four couplings of fully connected networks, nothing else",
+        {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True},
         {**PLAIN, "batch_size": 128, "epochs": 100}, "realnvp_mlp"),
-    "mnist_mlp": Recipe(
-        "digits with eight shallow couplings, ActNorm, SoftLog, checkerboards, steadier training",
-        "mnist", {"depth": 8, "hidden": (72,), "separate": False, "mask": "checkerboard",
-                  "norm": "actnorm", "tau": 5.0},
+    "mnist_mlp": Recipe("mnist", "eight shallow couplings, ActNorm, SoftLog, checkerboards",
+        {"depth": 8, "hidden": (72,), "separate": False, "mask": "checkerboard",
+         "norm": "actnorm", "tau": 5.0},
         {**OURS, "lr": 1e-3, "batch_size": 128, "clip": 100.0, "epochs": 25}, "realnvp_mlp"),
-    "mnist": Recipe(
-        "digits with two scales, constant width and variational dequantisation; for a GPU",
-        "mnist", {**DIGITS, "width": 32, "blocks": 3, "doubling": False, **LEARNED_NOISE},
+    "mnist": Recipe("mnist", "constant width and variational dequantisation; for a GPU",
+        {**DIGITS, "width": 32, "blocks": 3, "doubling": False, **LEARNED_NOISE},
         {**OURS, "epochs": 100}),
-    "mnist_variational": Recipe(
-        "the same, wider and deeper, in small batches; for a GPU, or two cores and many hours",
-        "mnist", {**DIGITS, "width": 48, "blocks": 4, "doubling": False, **LEARNED_NOISE},
+    "mnist_variational": Recipe("mnist", "the same, wider and longer; a GPU, or a day of two cores",
+        {**DIGITS, "width": 48, "blocks": 4, "doubling": False, **LEARNED_NOISE},
         {**SMALL, "lr": 6e-3, "batch_size": 64, "epochs": 40}),
-    "mnist_small": Recipe(
-        "digits with two scales, on two cores in half an hour",
-        "mnist", {**DIGITS, "width": 24, "blocks": 2}, {**SMALL, "epochs": 3}),
-    "mnist_variational_small": Recipe(
-        "the same with variational dequantisation, on one core in an hour and a half",
-        "mnist", {**DIGITS, "width": 24, "blocks": 2, **LEARNED_NOISE},
-        {**SMALL, "lr": 6e-3, "epochs": 6}),
-
-    "cifar10_paper": Recipe(
-        "the paper's CIFAR-10 model, 19.6 M parameters, trained as the paper says",
-        "cifar10", {**PHOTOS, "width": 64, "blocks": 8},
+    "mnist_small": Recipe("mnist", "two scales, on two cores in half an hour",
+        {**DIGITS, "width": 24, "blocks": 2}, {**SMALL, "epochs": 3}),
+    "mnist_variational_small": Recipe("mnist", "with learned noise, one core, an hour and a half",
+        {**DIGITS, "width": 24, "blocks": 2, **LEARNED_NOISE}, {**SMALL, "lr": 6e-3, "epochs": 6}),
+    "cifar10_paper": Recipe("cifar10", "the paper's model, 19.6 M parameters, and its training",
+        {**PHOTOS, "width": 64, "blocks": 8},
         {**PAPER, **MIRRORED, "validation": 5_000, "epochs": 350}),
-    "cifar10": Recipe(
-        "the same at constant width, 6.4 M parameters, trained our way; for a GPU",
-        "cifar10", {**PHOTOS, "width": 64, "blocks": 8, "doubling": False},
+    "cifar10": Recipe("cifar10", "constant width, 6.4 M parameters, trained our way; for a GPU",
+        {**PHOTOS, "width": 64, "blocks": 8, "doubling": False},
         {**OURS, **MIRRORED, "epochs": 100}),
-    "cifar10_wide": Recipe(
-        "the paper's model, 19.6 M parameters, trained our way; for a GPU",
-        "cifar10", {**PHOTOS, "width": 64, "blocks": 8}, {**OURS, **MIRRORED, "epochs": 100}),
-    "cifar10_small": Recipe(
-        "CIFAR-10 on two cores in two hours, 1.3 M parameters",
-        "cifar10", {**PHOTOS, "width": 32, "blocks": 2}, {**SMALL, **MIRRORED, "epochs": 4}),
-
-    "celeba": Recipe(
-        "CelebA with as many scales as the paper, 64 x 64 (or --size 32); for a GPU",
-        "celeba", faces_model(64, width=32, blocks=2), {**OURS, **MIRRORED, "epochs": 50}),
-    "celeba_32": Recipe(
-        "CelebA at 32 x 32, half a million parameters; for two cores and some hours",
-        "celeba", {**faces_model(32, width=32, blocks=2, doubling=False), "dequant_couplings": 2},
+    "cifar10_wide": Recipe("cifar10", "the paper's model, trained our way; for a GPU",
+        {**PHOTOS, "width": 64, "blocks": 8}, {**OURS, **MIRRORED, "epochs": 100}),
+    "cifar10_small": Recipe("cifar10", "on two cores in two hours, 1.3 M parameters",
+        {**PHOTOS, "width": 32, "blocks": 2}, {**SMALL, **MIRRORED, "epochs": 4}),
+    "celeba": Recipe("celeba", "64 x 64 (or --size 32), scales as in the paper; for a GPU",
+        faces_model(64, width=32, blocks=2), {**OURS, **MIRRORED, "epochs": 50}),
+    "celeba_32": Recipe("celeba", "32 x 32, half a million parameters; two cores, some hours",
+        {**faces_model(32, width=32, blocks=2, doubling=False), "dequant_couplings": 2},
         {**SMALL, **MIRRORED, "lr": 5e-3, "epochs": 32}),
-    "faces": Recipe(
-        "procedural faces of 64 x 64 at constant width, small enough to ship; for a GPU",
-        "faces", faces_model(64, width=20, blocks=2, doubling=False),
+    "faces": Recipe("faces", "drawn, 64 x 64, constant width, small enough to ship; for a GPU",
+        faces_model(64, width=20, blocks=2, doubling=False),
         {**OURS, **MIRRORED, "validation": 1_000, "epochs": 50}),
-    "faces_32": Recipe(
-        "procedural faces of 32 x 32, on one core in three quarters of an hour",
-        "faces", faces_model(32, width=12, blocks=2, doubling=False),
+    "faces_32": Recipe("faces", "drawn, 32 x 32, on one core in three quarters of an hour",
+        faces_model(32, width=12, blocks=2, doubling=False),
         {**SMALL, **MIRRORED, "lr": 6e-3, "epochs": 8}),
-    "faces_small": Recipe(
-        "procedural faces of 64 x 64 on two cores in an hour",
-        "faces", {"shape": (3, 64, 64), "scales": 4, "width": 12, "blocks": 2},
+    "faces_small": Recipe("faces", "drawn, 64 x 64, on two cores in an hour",
+        {"shape": (3, 64, 64), "scales": 4, "width": 12, "blocks": 2},
         {**SMALL, **MIRRORED, "epochs": 2}),
 }
 # fmt: on
@@ -132,20 +113,22 @@ def train(
         examples = load(examples, model.get("shape"), limit, standin)
         if "validation" in settings:  # a folder may hold few images
             settings["validation"] = min(settings["validation"], len(examples.train) // 8)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        flow = models.build(RECIPES[name].model, **model)
-    if start is not None:
-        try:
-            flow.load_state_dict(checkpoints.load(start).state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"{start} is another model than that of {name}: {error}") from error
-    if {"steps", "epochs"} & changes.keys():
-        settings.pop("epochs", None)
     seen = examples  # by a run's folder, which remembers the limit in the name of the data
     if limit is not None and isinstance(examples, data.ImageSet):
         seen = replace(examples, name=f"{examples.name}[:{limit}]")
-    history = training.fit(flow, seen, seed=seed, progress=progress, **{**settings, **changes})
+    if {"steps", "epochs"} & changes.keys():
+        settings.pop("epochs", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        flow = models.build(RECIPES[name].model, **model)
+        if start is not None:
+            try:
+                flow.load_state_dict(checkpoints.load(start).state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{start} is another model than that of {name}: {error}"
+                ) from error
+        history = training.fit(flow, seen, seed=seed, progress=progress, **{**settings, **changes})
     return flow, examples, history
 
 

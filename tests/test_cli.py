@@ -17,7 +17,7 @@ from flowlib.recipes import RECIPES, score
 pytestmark = pytest.mark.filterwarnings('ignore:"(digits|photos|faces)" stands in')
 OF_IMAGES = [name for name, recipe in RECIPES.items() if isinstance(recipe.data, str)]
 OF_POINTS = [name for name in RECIPES if name not in OF_IMAGES]
-QUICK = ["--steps", "2", "--batch-size", "32"]
+QUICK = ["--steps", "2", "--batch-size", "16"]
 
 
 @pytest.fixture(autouse=True, scope="module")

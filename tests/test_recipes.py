@@ -1,22 +1,19 @@
-"""Recipes: their models' structure by brute force, their sizes, and what `train` makes of their arguments."""
+"""Recipes: the structure of their models by brute force, sizes, and what `train` makes of them."""
 
+import inspect
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import assert_close, log_slope, randomise
+from helpers import assert_close, randomise
 
-from flowlib import checkpoints, data, models, recipes
+from flowlib import checkpoints, data, models, recipes, training
 from flowlib.data.faces import draw_faces
 from flowlib.recipes import RECIPES
 
 OF_CONVOLUTIONS = [name for name, recipe in RECIPES.items() if recipe.model == "realnvp_image"]
-WIDTHS = {
-    "width",
-    "blocks",
-    "doubling",
-}  # what is left of the arguments is the structure, which some recipes share
+WIDTHS = {"width", "blocks", "doubling", "dequant_couplings"}  # the rest is the structure
 STRUCTURES = {
     str({k: v for k, v in RECIPES[name].arguments.items() if k not in WIDTHS}): name
     for name in OF_CONVOLUTIONS
@@ -34,13 +31,12 @@ def millions(name):
 
 
 def narrow(name, **changes):
-    """The recipe's model with the same scales and options, but four features and one block, on the smallest boards it takes."""
+    """The recipe's model with all its scales, but four features, one block, on a small board."""
     arguments = RECIPES[name].arguments
-    C, side = arguments["shape"][0], max(4, 2 ** arguments["scales"])
-    C = 1 if side == 32 else C  # three colours would make it a Jacobian of 3,072 rows, and a minute
-    return models.build(
-        "realnvp_image", **arguments | {"shape": (C, side, side), "width": 4, "blocks": 1} | changes
-    )
+    H = 2 ** arguments["scales"]
+    C = 1 if H == 32 else arguments["shape"][0]  # colours would make it a Jacobian of 1,536 rows
+    smaller = {"shape": (C, H, H // 2), "width": 4, "blocks": 1}
+    return models.build("realnvp_image", **arguments | smaller | changes)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -48,11 +44,12 @@ def test_the_log_det_of_a_recipe_s_structure_is_that_of_its_jacobian(name):
     torch.manual_seed(0)
     flow = randomise(narrow(name).double(), size=0.05)
     continuous, shape = flow.bijection[2], flow.shape  # without Dequantize and Logit
-    x = torch.randn(
-        1, math.prod(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    x = torch.randn(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: continuous(x)[0].sum(0), x, vectorize=True
     )
-    forward = lambda rows: continuous(rows.view(-1, *shape))[0]  # noqa: E731
-    assert_close(continuous(x.view(-1, *shape))[1], log_slope(forward, x), 1e-8)
+    log_det = torch.linalg.slogdet(jacobian.view(math.prod(shape), -1)).logabsdet
+    assert_close(continuous(x)[1], log_det[None], 1e-8)
 
 
 @pytest.mark.parametrize("name", OF_CONVOLUTIONS)
@@ -92,10 +89,22 @@ def test_models_of_faces_end_in_boards_of_4_by_4(size, scales):
     assert size // 2 ** (scales - 1) == 4
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_names_a_builder_and_arguments_that_fit_takes(name):
+    inspect.signature(training.fit).bind(None, None, **RECIPES[name].training)
+    inspect.signature(getattr(models, RECIPES[name].model)).bind(**RECIPES[name].arguments)
+
+
+def test_building_a_recipe_s_model_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    recipes.train("moons", seed=3, steps=1, batch_size=8, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_size_for_images_that_have_one_is_refused():
     with pytest.raises(
         ValueError,
-        match="size goes with recipes of faces; mnist_plain has images of a size of their own",
+        match="size goes with recipes of faces; mnist_plain has data of its own size",
     ):
         recipes.train("mnist_plain", size=32)
 
@@ -112,7 +121,7 @@ def test_training_can_start_from_another_flow_of_the_same_model(narrow_faces, tm
         assert_close(q, p, 1e-6)
     with pytest.raises(
         ValueError,
-        match=r"another model than that of the recipe celeba: Error.* in loading state_dict",
+        match=r"another model than that of celeba: Error.* in loading state_dict",
     ):
         recipes.train("celeba", start=start, size=64, steps=1, progress=False)
 
@@ -120,7 +129,9 @@ def test_training_can_start_from_another_flow_of_the_same_model(narrow_faces, tm
 @pytest.fixture
 def narrow_faces(monkeypatch):
     """The recipe `celeba`, four features wide, with procedural faces in place of CelebA."""
-    small = replace(RECIPES["celeba"], arguments=recipes.faces_model(64, width=4, blocks=1))
+    settings = {**RECIPES["celeba"].training, "ema": None}  # its statistics take 20 batches
+    model = recipes.faces_model(64, width=4, blocks=1)
+    small = replace(RECIPES["celeba"], arguments=model, training=settings)
     monkeypatch.setitem(RECIPES, "celeba", small)
     asked = []
 

@@ -12,8 +12,8 @@ from flowlib import checkpoints, data, models, recipes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "results.py"
 TINY = recipes.Recipe(
-    "a test",
     "tiny",
+    "a test",
     {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1},
     {"epochs": 2, "batch_size": 8},
 )
@@ -69,7 +69,7 @@ def test_of_a_large_model_only_the_card_is_shipped(results, monkeypatch):
 
 
 def test_flows_of_points_are_shipped_with_every_install(results, monkeypatch):
-    recipe = recipes.Recipe("a test", data.TwoMoons(), {"depth": 1}, {"steps": 2}, "nice_2d")
+    recipe = recipes.Recipe(data.TwoMoons(), "a test", {"depth": 1}, {"steps": 2}, "nice_2d")
     monkeypatch.setitem(recipes.RECIPES, "points", recipe)
     results.ship("points")
     names = sorted(path.name for path in checkpoints.PACKAGED.iterdir())
@@ -110,7 +110,7 @@ def test_a_further_sitting_starts_from_the_shipped_weights_and_adds_up(results):
 
 
 def test_all_that_will_be_shipped_fits_into_20_megabytes(results, tmp_path):
-    """Those that notebooks use when every recipe has been trained: the large ones then take the place of the small."""
+    """Those that notebooks use when every recipe is trained: large ones in place of the small."""
     last = [name for name in results.ON_CPU + results.ON_GPU if not name.endswith("_small")]
     size = 0
     for name in last:
@@ -123,6 +123,6 @@ def test_all_that_will_be_shipped_fits_into_20_megabytes(results, tmp_path):
 
 def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(results):
     families = {*results.ON_CPU, *results.ON_GPU}
-    real_faces = {"celeba", "celeba_32"}  # which cannot be had everywhere
-    assert set(recipes.RECIPES) - families == {"tiny", *real_faces}
+    on_request = {"celeba", "celeba_32", "mnist_variational"}  # hours, or data that few have
+    assert set(recipes.RECIPES) - families == {"tiny", *on_request}
     assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)
