@@ -29,7 +29,7 @@ def seconds(action):
 def measure(name):
     loading, flow = seconds(lambda: checkpoints.load(name))
     sampling = [seconds(lambda seed=seed: flow.sample(36, seed=seed))[0] for seed in range(5)]
-    size = (checkpoints.PRETRAINED / f"{name}.safetensors").stat().st_size
+    size = checkpoints.find(name).stat().st_size
     row = {
         "checkpoint": name,
         "megabytes": round(size / 1e6, 2),
@@ -41,9 +41,9 @@ def measure(name):
 
 def main():
     rows = []
-    for path in sorted(checkpoints.PRETRAINED.glob("*.safetensors")):
+    for name in sorted(checkpoints.shipped()):
         with multiprocessing.get_context("spawn").Pool(1) as process:
-            rows.append(process.apply(measure, (path.stem,)))
+            rows.append(process.apply(measure, (name,)))
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     stored = {
         "rows": rows,

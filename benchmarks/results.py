@@ -1,7 +1,7 @@
 """Train the models that the series ships, and write the results tables of the README from their cards.
 
-python benchmarks/results.py            train what is missing from data/pretrained, going on where a run was cut off: with a
-                                        CUDA GPU every recipe, without one those that two cores can train
+python benchmarks/results.py            train what is missing from data/pretrained and flowlib/pretrained (points in the plane),
+                                        going on where a run was cut off: without a GPU what two cores can train
 python benchmarks/results.py moons      only these, even if they are there
 python benchmarks/results.py --further mnist    train a shipped flow once more from where its weights are: its optimiser's state is
                                         gone, so the learning rate warms up again; the card adds up both and counts the sittings
@@ -30,6 +30,7 @@ SEED = 0
 ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "mnist_variational_small"]
 ON_CPU += ["cifar10_small", "faces_32", "faces_small"]
 ON_GPU = ["cifar10", "mnist", "faces", "cifar10_wide", "cifar10_paper"]  # the most wanted first
+ON_GPU += ["mnist_variational"]
 LARGEST = 7_000_000  # parameters of a model whose weights are shipped; of larger ones only the card is, the weights stay in runs/
 MOVIES = {
     "mnist_plain": "05_mnist_plain"
@@ -37,8 +38,8 @@ MOVIES = {
 
 
 def ship(name, further=False):
-    """Train one recipe in runs/<name>, score it, and put it with its card into data/pretrained; `further`: from the flow there."""
-    path = checkpoints.PRETRAINED / f"{name}.safetensors"
+    """Train one recipe in runs/<name>, score it, and put it with its card where it is shipped; `further`: from the flow there."""
+    path = home(name) / f"{name}.safetensors"
     before = checkpoints.read_card(path)["results"] if further else {}
     sitting = before.get("sittings", 1) + 1 if further else 1
     run, seed = (
@@ -76,6 +77,12 @@ def ship(name, further=False):
     if name in MOVIES:
         draw_movie(run, MOVIES[name], len(history.evaluations))
     print(f"{name}: {results}")
+
+
+def home(name):
+    """The folder where a flow is shipped: in every install if it is one of points, else in the checkout."""
+    points = isinstance(recipes.RECIPES[name].data, data.Density)
+    return checkpoints.PACKAGED if points else checkpoints.PRETRAINED
 
 
 def write_metrics(path, evaluations, before):
@@ -134,9 +141,7 @@ def renew_bound(name):
     card = checkpoints.read_card(name)
     kept = {key: value for key, value in card["results"].items() if not key.endswith("_draws")}
     card["results"] = kept | bound(checkpoints.load(name).to(DEVICE), recipes.data_of(name))
-    checkpoints.write(
-        checkpoints.PRETRAINED / f"{name}.json", (json.dumps(card, indent=2) + "\n").encode()
-    )
+    checkpoints.write(home(name) / f"{name}.json", checkpoints.to_json(card, indent=2))
 
 
 @torch.no_grad()
@@ -166,10 +171,9 @@ def draw_movie(run, name, epochs, frames=50, shown=(0, 9, 20, 90)):
 
 
 def cards():
-    return {
-        path.stem: json.loads(path.read_text())
-        for path in sorted(checkpoints.PRETRAINED.glob("*.json"))
-    }
+    folders = checkpoints.PACKAGED, checkpoints.PRETRAINED
+    paths = sorted((path for f in folders for path in f.glob("*.json")), key=lambda path: path.stem)
+    return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
 def made(card):
@@ -192,7 +196,7 @@ def tighter(results):
 
 
 def tables():
-    """The README's results tables, from the cards in data/pretrained: densities in the plane, then images."""
+    """The README's results tables, from the cards of what is shipped: densities in the plane, then images."""
     plane = [
         "| checkpoint | model | data | parameters | gap to the truth (nats) | steps | training | seed | hardware | date |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -242,7 +246,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(ON_CPU + ON_GPU)}")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(recipes.RECIPES)}")
     parser.add_argument(
         "--further", action="store_true", help="go on from the weights that are shipped"
     )
@@ -251,7 +255,7 @@ def main():
     )
     parser.add_argument("--table", action="store_true", help="write the tables only")
     args = parser.parse_args()
-    if unknown := set(args.names) - {*ON_CPU, *ON_GPU}:
+    if unknown := set(args.names) - set(recipes.RECIPES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if (args.further or args.bound) and not args.names:
         parser.error("--further and --bound need the names of shipped flows")

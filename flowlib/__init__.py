@@ -1,25 +1,13 @@
 """flowlib: normalizing flows in the style of Real NVP, small enough to read in an evening."""
 
 import importlib
+import pkgutil
 
 from .common import budget
 from .flow import Flow
 
 __version__ = "0.1.0"
-_MODULES = (
-    "bijections",
-    "checkpoints",
-    "checks",
-    "coupling",
-    "data",
-    "losses",
-    "masks",
-    "models",
-    "networks",
-    "plotting",
-    "recipes",
-    "training",
-)
+_MODULES = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 __all__ = ["Flow", "budget", *_MODULES]
 
 
@@ -28,3 +16,7 @@ def __getattr__(name):
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"flowlib has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,156 +1,125 @@
 """Train a recipe, evaluate a flow, or draw samples from one.
 
   python -m flowlib train mnist_small                       into runs/mnist_small
-  python -m flowlib train mnist_small --resume              go on after an interruption, to the same bits
+  python -m flowlib train mnist_small --resume              go on, bit-exact on the CPU
   python -m flowlib train celeba --size 32 --epochs 50 --lr 3e-4 --seed 0
   python -m flowlib evaluate runs/celeba                    bits per dimension on the test images
   python -m flowlib sample runs/celeba -n 36 -o samples.png
 
 Several GPUs: accelerate launch -m flowlib train ...
-Data sets lie in $FLOWLIB_DATA (default: the repository's data/), and are downloaded when the network allows.
+Data sets lie in $FLOWLIB_DATA (default: the repository's data/), downloaded if the network allows.
 """
 
 import argparse
-import json
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from . import checkpoints, recipes
-from .runs import write_grid
+from .common import integer
+from .training import DivergedError
 
 
-def main(arguments=None):
-    """Run one command; return the exit status: 0, 1 after an error that is explained, 130 after Ctrl-C."""
-    args = parser().parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, 1 after an error that is explained, or 130 after Ctrl-C."""
+    options = vars(parser().parse_args(arguments))
+    command = options.pop("command")
     try:
-        return args.command(args)
-    except (ValueError, OSError) as error:
+        return command(**options)
+    except (ValueError, OSError, DivergedError) as error:
         print(f"flowlib: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def train(args):
-    run = args.run or Path("runs") / args.recipe
-    names = ("size", "limit", "epochs", "steps", "batch_size", "lr")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None} | (
-        {"compile": True} if args.compile else {}
-    )
-    examples, history = recipes.train(
-        args.recipe, seed=args.seed, run=run, resume=args.resume, standin=args.standin, **given
-    )[1:]
+def train(recipe, run=None, **options):
+    from accelerate import PartialState
+
+    run = run or f"runs/{recipe}"
+    _, examples, history = recipes.train(recipe, run=run, **options)
     if history.interrupted:
         print("To go on, give the same command with --resume.")
         return 130
-    if recipes.is_main_process():
-        report(recipes.score(checkpoints.load(run), examples, progress=True), run)
+    if PartialState().is_main_process:
+        report(recipes.score(load(run), examples, progress=True), run)
     return 0
 
 
-def evaluate(args):
-    examples = recipes.data_of(args.flow, args.limit, args.standin)
-    figures = recipes.score(
-        checkpoints.load(args.flow), examples, draws=args.draws, limit=args.limit, progress=True
-    )
-    report(figures, Path(args.flow))
+def evaluate(flow, draws=1, limit=None, standin=False):
+    examples = recipes.data_of(flow, limit, standin)
+    report(recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True), flow)
     return 0
 
 
-def sample(args):
-    flow = checkpoints.load(args.flow)
-    drawn = flow.sample(args.n, temperature=args.temperature, seed=args.seed)
-    if flow.dequantize is None:
-        np.savetxt(args.output or "samples.csv", drawn.numpy(), delimiter=",", fmt="%.6g")
+def sample(flow, n=36, output=None, temperature=1.0, seed=0):
+    model = load(flow)
+    drawn = model.sample(integer("n", n, at_least=1), temperature=temperature, seed=seed)
+    if model.dequantize is not None:
+        checkpoints.write_grid(drawn, output or "samples.png")
     else:
-        write_grid(drawn, args.output or "samples.png")
+        np.savetxt(file := io.BytesIO(), drawn.double().cpu(), delimiter=",", fmt="%.6g")
+        checkpoints.write(output or "samples.csv", file.getvalue())
     return 0
 
 
-def report(figures, folder):
-    """Print figures, and keep those of a run in its results.json."""
-    for name, value in figures.items():
+def load(flow):
+    """The flow, on the GPU if there is one."""
+    return checkpoints.load(flow, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def report(metrics, flow):
+    """Print metrics, and keep those of a run in its results.json."""
+    for name, value in metrics.items():
         print(f"{name:28} {value}")
-    if folder.is_dir():
-        figures = {**figures, "hardware": checkpoints.hardware()}
-        checkpoints.write(folder / "results.json", json.dumps(figures, indent=2).encode() + b"\n")
+    folder = checkpoints.find(flow).parent
+    if folder == Path(flow).expanduser():
+        results = metrics | {"hardware": checkpoints.hardware()}
+        checkpoints.write(folder / "results.json", checkpoints.to_json(results, indent=2))
 
 
-def parser():
-    p = argparse.ArgumentParser(
-        prog="python -m flowlib",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options; what is not given is left to the functions above."""
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    given = {"argument_default": argparse.SUPPRESS, **raw}
+    p = argparse.ArgumentParser(prog="python -m flowlib", description=__doc__, **raw)
     commands = p.add_subparsers(required=True, metavar="command")
+    names = "\n".join(f"  {name:24} {recipe.about}" for name, recipe in recipes.RECIPES.items())
+    about = f"Train a recipe and score it on test data.\n\nrecipes:\n{names}"
 
-    names = "\n".join(f"  {name:14} {recipe.about}" for name, recipe in recipes.RECIPES.items())
-    t = commands.add_parser(
-        "train",
-        help="train a recipe",
-        description=f"Train a recipe and score it on test data.\n\nrecipes:\n{names}",
-    )
-    t.formatter_class = argparse.RawDescriptionHelpFormatter
+    t = commands.add_parser("train", help="train a recipe", description=about, **given)
+    t.set_defaults(command=train)
     t.add_argument("recipe", help="one of those above")
-    length = t.add_mutually_exclusive_group()
-    length.add_argument(
-        "--epochs", type=int, help="passes over the training data, instead of the recipe's"
-    )
-    length.add_argument("--steps", type=int, help="updates, instead of the recipe's epochs")
+    t.add_argument("--epochs", type=int, help="passes over the data, instead of the recipe's")
+    t.add_argument("--steps", type=int, help="updates, instead of the recipe's epochs")
     t.add_argument("--size", type=int, help="of faces: 64 or 32 pixels")
     t.add_argument("--limit", type=int, help="only the first so many images")
     t.add_argument("--batch-size", type=int, help="rows per update, over all processes together")
     t.add_argument("--lr", type=float, help="Adam's learning rate")
-    t.add_argument("--compile", action="store_true", help="train through torch.compile")
-    t.add_argument("--seed", type=int, default=0, help="of weights, data order and noise (0)")
+    t.add_argument("--seed", type=int, help="of weights, data order and noise (0)")
+    t.add_argument("--run", metavar="FOLDER", help="for metrics and checkpoints (runs/RECIPE)")
     t.add_argument(
-        "--run",
-        type=Path,
-        metavar="FOLDER",
-        help="where metrics, samples and checkpoints go (runs/RECIPE)",
+        "--resume", action="store_true", help="go on with the run there, if there is one"
     )
-    t.add_argument(
-        "--resume", action="store_true", help="go on with the run in that folder, if there is one"
-    )
-    t.add_argument(
-        "--standin",
-        action="store_true",
-        help="let small or drawn images stand in for a data set that cannot be had",
-    )
-    t.set_defaults(command=train)
+    t.add_argument("--standin", action="store_true", help="small or drawn images may stand in")
 
-    e = commands.add_parser(
-        "evaluate", help="score a flow on the test data that it was trained for"
-    )
-    e.add_argument(
-        "flow", help="a run's folder, a .safetensors file, or the name of a shipped flow"
-    )
-    e.add_argument(
-        "--draws",
-        type=int,
-        default=1,
-        help="draws of the noise per image; more give a tighter bound (1)",
-    )
-    e.add_argument("--limit", type=int, help="only the first so many test images")
-    e.add_argument("--standin", action="store_true", help="as in train")
+    e = commands.add_parser("evaluate", help="score a flow on test data", **given)
     e.set_defaults(command=evaluate)
+    e.add_argument("--draws", type=int, help="of the noise: more give a tighter bound (1)")
+    e.add_argument("--limit", type=int, help="only the first so many test images")
+    e.add_argument("--standin", action="store_true", help="small or drawn images may stand in")
 
-    s = commands.add_parser("sample", help="draw samples: a PNG of images, a CSV of points")
-    s.add_argument(
-        "flow", help="a run's folder, a .safetensors file, or the name of a shipped flow"
-    )
-    s.add_argument("-n", type=int, default=36, help="how many (36)")
-    s.add_argument("-o", "--output", metavar="FILE", help="samples.png, or samples.csv for points")
-    s.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        help="scales the latents; below 1, samples crowd towards the likely (1.0)",
-    )
-    s.add_argument("--seed", type=int, default=0, help="the same seed gives the same samples (0)")
+    s = commands.add_parser("sample", help="a PNG of images, or a CSV of points", **given)
     s.set_defaults(command=sample)
+    s.add_argument("-n", type=int, help="how many (36)")
+    s.add_argument("-o", "--output", metavar="FILE", help="samples.png, or samples.csv for points")
+    s.add_argument("--temperature", type=float, help="below 1: nearer to what is likely (1.0)")
+    s.add_argument("--seed", type=int, help="the same seed gives the same samples (0)")
+    for command in (e, s):
+        command.add_argument("flow", help="a run's folder, a .safetensors file, or a shipped flow")
     return p
 
 

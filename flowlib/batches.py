@@ -38,7 +38,7 @@ def make_batches(flow, data, context, batch_size, validation, flip, seed):
         flow.check_context(None, batch_size)
         return DensityStream(flow, data, batch_size, seed)
     rows = getattr(data, "train", data)
-    flow.check_input(rows, context)
+    rows, context = flow.as_input(rows, context)
     if validation >= len(rows):
         raise ValueError(
             f"validation={validation} leaves nothing to train on: there are {len(rows)} rows"
@@ -63,7 +63,7 @@ class DensityStream:
                 self.at_once * self.batch_size, seed=stream(self.seed, POINTS, chunk)
             )
             points = points.to(next(self.flow.parameters()))
-            self.flow.check_input(points)
+            points, _ = self.flow.as_input(points)
             self.points, self.chunk = points.split(self.batch_size), chunk
         return self.points[i], None, None
 

@@ -1,64 +1,82 @@
-"""Small things that every floor needs: budgets, seeds, and one check of what users hand in."""
+"""Small things that every floor needs: budgets, seeds, and checks of what users hand in."""
 
+import functools
 import numbers
 import os
 
 import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["as_tensor", "budget", "generator", "integer", "rand", "randn"]
+__all__ = ["as_tensor", "budget", "generator", "holds", "integer", "rand", "randn"]
+Seed = int | torch.Generator | None
 
 
 def budget(full, fast):
-    """Return `full`, or `fast` when the environment says FLOWLIB_FAST=1 (tests, a first quick look).
+    """`full`, or `fast` where the environment says FLOWLIB_FAST=1 (tests, a first quick look).
 
     >>> steps = budget(5_000, 200)
     """
     return fast if os.environ.get("FLOWLIB_FAST", "0") not in ("", "0") else full
 
 
-def generator(seed):
-    """Return a CPU `torch.Generator` for an integer seed; a generator or None is handed back as it is.
+def generator(seed: Seed) -> torch.Generator | None:
+    """A CPU generator for an integer; a generator, and None (torch's global one), are handed back.
 
-    None means torch's global generator, so that `torch.manual_seed` governs.
+    >>> torch.rand(2, generator=generator(0))
+    tensor([0.4963, 0.7682])
     """
     if seed is None or isinstance(seed, torch.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise ValueError(f"seed must be an integer, a torch.Generator or None, got {seed!r}")
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed must be an integer of at most 64 bits, got {seed}")
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not (whole and -(2**63) <= seed < 2**64):
+        raise ValueError(f"seed must be an integer of at most 64 bits or a generator, got {seed!r}")
     return torch.Generator().manual_seed(int(seed))
 
 
-def integer(name, value, at_least):
-    """Return `value` if it is an integer of at least `at_least`; otherwise raise a ValueError that names it."""
+def integer(name: str, value: int, at_least: int) -> int:
+    """`value`, or a ValueError that names it unless it is an integer of at least `at_least`.
+
+    >>> integer("steps", 500, at_least=1)
+    500
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
     return int(value)
 
 
-def as_tensor(values, name="data"):
-    """Return a tensor of what a user has: a tensor itself, an array (a view too), a data frame or a list of numbers.
+def as_tensor(values, name: str = "data") -> Tensor:
+    """A tensor of a tensor, an array, a data frame or a list; a ValueError for what is no numbers.
 
-    Raises ValueError for anything that holds no numbers.
+    >>> as_tensor(np.arange(3.0)[::-1])
+    tensor([2., 1., 0.], dtype=torch.float64)
     """
     if torch.is_tensor(values):
         return values
     try:
-        return torch.from_numpy(np.ascontiguousarray(values))
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]))
     except (TypeError, ValueError) as error:
         kind = type(values).__name__
         raise ValueError(f"{name} must be a tensor or an array of numbers, got a {kind}") from error
 
 
-def randn(shape, generator, like):
-    """Standard normal draws in the dtype and on the device of `like`, from a generator of any device, or None."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+def holds(condition: Tensor) -> bool:
+    """False where a condition is known to be false; True also where it cannot be read: inside
+    `torch.compile`, under `torch.func.vmap`, and on the meta device.
+
+    >>> holds(torch.tensor(False)), holds(torch.tensor(False, device="meta"))
+    (False, True)
+    """
+    try:
+        return torch.compiler.is_compiling() or bool(condition)
+    except RuntimeError:
+        return True
 
 
-def rand(shape, generator, like):
-    """Uniform draws from [0, 1) in the dtype and on the device of `like`, from a generator of any device, or None."""
+def randn(shape, generator: torch.Generator | None, like: Tensor, draw=torch.randn) -> Tensor:
+    """Standard normal draws in the dtype and on the device of `like`, whatever the generator's."""
     device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    return draw(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+rand = functools.partial(randn, draw=torch.rand)  # the same, uniform on [0, 1)

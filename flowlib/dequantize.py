@@ -3,77 +3,78 @@
 import math
 
 import torch
+from torch import Tensor, nn
 
 from .bijections import Bijection
-from .common import integer
+from .common import integer, rand
 
 __all__ = ["Dequantize", "VariationalDequantize"]
 
 
 class Dequantize(Bijection):
-    """From integers to the unit interval by adding uniform noise; the one stochastic layer, and only ever the first.
+    """From integers to the unit interval by uniform noise: the stochastic layer, only ever first.
 
     forward   y = (x + u) / L,  u ~ U[0, 1),  L = 2^bits levels
     log_det   -D log L
     inverse   x = floor(L y), kept within 0 ... L - 1
     log_det   +D log L
 
-    log p(y) of the noisy image, less D log L, is on average a lower bound of log P(x) of the integers (Theis et al.,
-    arXiv 1511.01844, section 3.1). Shapes: x (B, ...) uint8, y the same in floating point.
-    Raises ValueError unless bits is 1 ... 8. `Flow.log_prob` refuses images that are not uint8, or hold L and more.
+    log p(y) of the noisy image, less D log L, is on average a lower bound of log P(x) of the
+    integers (Theis et al., arXiv 1511.01844, section 3.1). Rounding never takes y out of its bin.
+    Shapes: x (B, ...) uint8, y the same in floating point. `noise` is drawn unless given: (B, ...)
+    in [0, 1), or 0.5 for the bin centres. Raises ValueError unless bits is 1 ... 8.
+
+    >>> Dequantize(bits=1)(torch.tensor([[0, 1]], dtype=torch.uint8), noise=0.5)
+    (tensor([[0.2500, 0.7500]]), tensor([-1.3863]))
     """
 
-    def __init__(self, bits=8):
+    def __init__(self, bits: int = 8):
         super().__init__()
         if integer("bits", bits, at_least=1) > 8:
             raise ValueError(f"uint8 images hold at most 8 bits, got bits={bits}")
         self.bits = bits
-        self.register_buffer(
-            "levels", torch.tensor(2.0**bits), persistent=False
-        )  # its dtype is that of the noise
+        levels = torch.tensor(2.0**bits)  # its dtype and device are those of the noise
+        self.register_buffer("levels", levels, persistent=False)
 
-    def forward(self, x, context=None, noise=None):
-        """x -> (y, log_det); `noise` is drawn unless given: values in [0, 1) shaped like x, or 0.5 for the bin centres."""
+    def forward(self, x, context=None, noise: Tensor | float | None = None):
         noise = self.draw_noise(x.shape) if noise is None else noise
-        y = (x.to(self.levels.dtype) + noise) / self.levels
+        x = x.to(self.levels.dtype)
+        y = torch.minimum(x + noise, torch.nextafter(x + 1, x)) / self.levels
         return y, -self._log_volume(y)
 
     def inverse(self, z, context=None):
         x = (z * self.levels).floor().clamp(0, 2**self.bits - 1).to(torch.uint8)
         return x, self._log_volume(z)
 
-    def draw_noise(self, shape, generator=None):
-        """What `forward` draws if it is given none: uniform noise, on this layer's device."""
-        device = self.levels.device if generator is None else generator.device
-        return torch.rand(shape, generator=generator, dtype=self.levels.dtype, device=device).to(
-            self.levels.device
-        )
+    def draw_noise(self, shape, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform noise on this layer's device, never exactly 0, where a logit is infinite."""
+        return rand(shape, generator, self.levels).clamp(min=2**-25)
 
     def _log_volume(self, y):
         return y.new_full((len(y),), y.shape[1:].numel() * self.bits * math.log(2))
 
-    def extra_repr(self):
-        return f"bits={self.bits}"
-
 
 class VariationalDequantize(Dequantize):
-    """`Dequantize` with noise that a small flow has learned to shape to the image (Flow++, Ho et al., arXiv 1902.00275, section 3.1).
-
-    `bijection` takes uniform noise v in (0, 1), (B, C, H, W), to noise u in (0, 1), with the image in [-1, 1] as its context;
-    as the identity, where its couplings start, it leaves `Dequantize`.
+    """`Dequantize` with noise that a flow shapes (Flow++, arXiv 1902.00275, section 3.1).
 
     forward   y = (x + u) / L,  u = g(v; x),  v ~ U(0, 1)
     log_det   -D log L - log q(u | x),  -log q(u | x) = log |det du/dv|
     inverse   x = floor(L y), as in `Dequantize`
+
+    The bijection g takes v to u, both in (0, 1), with the image in [-1, 1] as its context; as the
+    identity, where its couplings start, it leaves `Dequantize`. `noise` is v, or 0.5 as there.
+
+    >>> from flowlib.bijections import Permute
+    >>> VariationalDequantize(Permute([1, 0]))(torch.zeros(3, 2, dtype=torch.uint8))[0].shape
+    torch.Size([3, 2])
     """
 
-    def __init__(self, bijection, bits=8):
+    def __init__(self, bijection: nn.Module, bits: int = 8):
         super().__init__(bits)
         self.bijection = bijection
 
-    def forward(self, x, context=None, noise=None):
-        """x -> (y, log_det); `noise` is drawn unless given: values v in [0, 1) shaped like x, or 0.5 for the bin centres."""
-        if not torch.is_tensor(noise) and noise is not None:
+    def forward(self, x, context=None, noise: Tensor | float | None = None):
+        if isinstance(noise, float):
             return super().forward(x, context, noise)
         v = self.draw_noise(x.shape) if noise is None else noise
         v = v.clamp(1e-6, 1 - 1e-6)  # the logit of 0 is infinite

@@ -1,232 +1,235 @@
-"""A flow: a bijection and a standard normal base density, which together are a density over data."""
+"""A flow: a bijection and a standard normal base density, which make a density over data."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from .bijections import Bijection, Chain
-from .common import as_tensor, generator, integer
+from .bijections import Bijection, Chain, check_width
+from .common import Seed, as_tensor, generator, holds, integer, randn
 from .dequantize import Dequantize
 
 __all__ = ["Flow", "MultiScale", "standard_normal_log_prob"]
 
 
-def standard_normal_log_prob(z):
-    """log N(z; 0, I) in nats: (B, D) -> (B,)."""
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """log N(z; 0, I) in nats: (B, D) -> (B,).
+
+    >>> standard_normal_log_prob(torch.zeros(1, 2))
+    tensor([-1.8379])
+    """
     return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
 
 
 class Flow(nn.Module):
-    """A density p(x) = N(f(x); 0, I) |det df/dx| over data of one shape (Real NVP, equations 2 and 3).
+    """A density p(x) = N(f(x); 0, I) |det df/dx| over data of one shape (Real NVP, equations 2, 3).
 
-    `bijection` maps data to latent; `shape` is that of one data point, (2,) say; `context_features` is the width of
-    the context if this is a conditional density p(x | context). A flow whose first layer is `Dequantize` takes and gives
-    uint8 images: its `log_prob` is a lower bound of the discrete log-likelihood, preprocessing and all.
+    `bijection` maps data to latents (B, D); `shape` is that of one data point, (2,) say;
+    `context_features` is the width of the context of a conditional density p(x | context). A flow
+    that begins with `Dequantize` takes and gives uint8 images: its `log_prob` is a lower bound of
+    the discrete log-likelihood, preprocessing and all.
 
-    >>> flow = models.realnvp_2d()
-    >>> training.fit(flow, data.TwoMoons(), seed=0)
-    >>> flow.log_prob(x)                       # (B, 2) -> (B,), nats, in the data's own coordinates
-    >>> flow.sample(16, temperature=0.7, seed=0)
+    Every method takes arrays and tensors of any floating-point dtype, on any device, and raises
+    ValueError for a wrong shape, floats in place of uint8 or the other way round, a context that is
+    missing or not asked for, weights in half precision, and, but for `forward` and `inverse`, which
+    training calls, for NaN and infinity.
+
+    >>> from flowlib import data, models, training
+    >>> flow = models.realnvp_2d(depth=2, hidden=(8,))
+    >>> history = training.fit(flow, data.TwoMoons(), steps=20, seed=0, progress=False)
+    >>> flow.log_prob(flow.sample(16, temperature=0.7, seed=0)).shape  # nats
+    torch.Size([16])
     """
 
-    def __init__(self, bijection, shape, context_features=0):
+    def __init__(self, bijection: nn.Module, shape: Sequence[int], context_features: int = 0):
         super().__init__()
         self.bijection = bijection
         self.shape = torch.Size(shape)
         self.context_features = context_features
+        first = self.dequantize
+        if any(isinstance(m, Dequantize) and m is not first for m in bijection.modules()):
+            raise ValueError("Dequantize is only ever the first layer of a flow")
 
     @property
-    def dequantize(self):
+    def dequantize(self) -> Dequantize | None:
         """The `Dequantize` layer that this flow begins with, or None."""
-        first = self.bijection[0] if isinstance(self.bijection, Chain) else self.bijection
+        first = self.bijection
+        while isinstance(first, Chain):
+            first = first[0]
         return first if isinstance(first, Dequantize) else None
 
-    def forward(self, x, context=None, noise=None):
-        """Data to latent: x (B, *shape) -> z (B, D), log |det dz/dx| (B,). `noise` is for `Dequantize`, drawn if None."""
-        self._check_shape(x, self.shape, "data")
-        self.check_context(context, len(x))
-        if noise is None:
-            return self.bijection(x, context)
-        y, first = self.dequantize(x, context, noise)
-        z, rest = self.bijection[1:](y, context)
-        return z, first + rest
+    def forward(self, x, context=None, noise=None) -> tuple[Tensor, Tensor]:
+        """Data to latent: x (B, *shape) -> z (B, D), log |det dz/dx| (B,).
 
-    def inverse(self, z, context=None):
+        `noise` is for `Dequantize`, (B, *shape) in [0, 1) or 0.5 for bin centres; drawn if None.
+        """
+        x, context = self._fit(x, self.shape, "data", context)
+        if noise is not None and self.dequantize is None:
+            raise ValueError("noise is for a flow that begins with Dequantize; this one does not")
+        z, log_det = self.bijection(x, context, **_given(noise))
+        if z.dim() != 2:
+            raise ValueError(f"a flow's latents are (B, D), got {tuple(z.shape)}: add a Flatten")
+        return z, log_det
+
+    def inverse(self, z, context=None) -> tuple[Tensor, Tensor]:
         """Latent to data: z (B, D) -> x (B, *shape), log |det dx/dz| (B,)."""
-        self._check_shape(z, (self.shape.numel(),), "latents")
-        self.check_context(context, len(z))
+        z, context = self._fit(z, (self.shape.numel(),), "latents", context)
         return self.bijection.inverse(z, context)
 
-    def log_prob(self, x, context=None, seed=None):
-        """log p(x), or log p(x | context), in nats: (B, *shape) -> (B,). `seed` fixes the noise of `Dequantize`.
+    def log_prob(self, x, context=None, seed: Seed = None) -> Tensor:
+        """log p(x), or log p(x | context), in nats: (B, *shape) -> (B,).
 
-        Raises ValueError for an empty batch, a wrong shape, values that are not finite, and for integers in place of floats
-        or floats in place of uint8.
+        `seed` fixes the noise of `Dequantize`. Raises ValueError for an empty batch, NaN, infinity
+        and values too large to square; `torch.compile` and `torch.func.vmap` cannot look at them.
         """
-        self.check_input(x, context)
+        x, context = self.as_input(x, context)
         z, log_det = self(x, context, self.draw_noise(len(x), generator(seed)))
         return standard_normal_log_prob(z) + log_det
 
     @torch.no_grad()
-    def encode(self, x, context=None):
-        """The latents of x, (B, *shape) -> (B, D), with the noise of `Dequantize` at bin centres: `inverse` gives x back exactly."""
-        return self(x, context, noise=None if self.dequantize is None else 0.5)[0]
+    def encode(self, x, context=None) -> Tensor:
+        """The latents of x, (B, D), the noise at bin centres: `inverse` gives x back exactly."""
+        x, context = self.as_input(x, context)
+        return self(x, context, None if self.dequantize is None else 0.5)[0]
 
     @torch.no_grad()
-    def sample(self, n, temperature=1.0, seed=None, context=None):
-        """Draw n points, (n, *shape); with a context (n, C), one for each of its rows.
-
-        The base's standard deviation is multiplied by `temperature`: below 1, samples crowd towards the likely.
-        Raises ValueError for a negative n or temperature.
-        """
+    def sample(self, n: int, temperature: float = 1.0, seed: Seed = None, context=None) -> Tensor:
+        """Draw n points, (n, *shape); with a context (n, C), one for each of its rows. Below a
+        `temperature` (the base's deviation) of 1, samples crowd towards the likely."""
         integer("n", n, at_least=0)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
+        context = self.check_context(context, n)
         return self.inverse(temperature * self.draw_latents(n, generator(seed)), context)[0]
 
-    def draw_latents(self, n, generator=None):
-        """n draws from the base, (n, D), in the dtype and on the device of the flow's parameters."""
-        z = torch.randn(n, self.shape.numel(), generator=generator)
-        return z.to(next(self.parameters(), z))
+    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n draws from the base, (n, D), in the flow's dtype and on its device."""
+        return randn((n, self.shape.numel()), generator, self._like())
 
-    def draw_noise(self, n, generator=None):
-        """Noise for `Dequantize`, (n, *shape), on the flow's device; None for a flow of continuous data."""
-        return (
-            None
-            if self.dequantize is None
-            else self.dequantize.draw_noise((n, *self.shape), generator)
-        )
+    def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Noise for `Dequantize`, (n, *shape); None for a flow of continuous data."""
+        dequantize = self.dequantize
+        return dequantize and dequantize.draw_noise((n, *self.shape), generator)
 
     @torch.no_grad()
-    def intermediates(self, x, context=None):
-        """The states on the way from data to latent: [x, after layer 1, ..., z], one longer than the chain.
-
-        The noise of `Dequantize` is at bin centres, as in `encode`.
-        """
-        self._check_shape(x, self.shape, "data")
-        self.check_context(context, len(x))
-        layers = self.bijection if isinstance(self.bijection, Chain) else [self.bijection]
-        states = [x]
-        for layer in layers:
-            centre = {"noise": 0.5} if isinstance(layer, Dequantize) else {}
-            states.append(layer(states[-1], context, **centre)[0])
+    def intermediates(self, x, context=None) -> list[Tensor]:
+        """The states on the way, [x, after layer 1, ..., z], the noise at bin centres."""
+        x, context = self.as_input(x, context)
+        states, noise = [x], None if self.dequantize is None else 0.5
+        for layer in self.bijection if isinstance(self.bijection, Chain) else [self.bijection]:
+            states.append(layer(states[-1], context, **_given(noise))[0])
+            noise = None
         return states
 
-    def distribution(self, context=None):
-        """This flow as a `torch.distributions.Distribution`, for Pyro and friends; context: one row, (C,).
-
-        Raises ValueError for a flow of integers: torch's interface is for densities, whose samples carry gradients.
-        """
+    def distribution(self, context=None) -> "FlowDistribution":
+        """This flow as a `torch.distributions.Distribution`; context: one row, (C,)."""
         if self.dequantize is not None:
-            raise ValueError(
-                "a flow that begins with Dequantize gives integers, which torch's densities cannot stand for"
-            )
-        return FlowDistribution(self, context)
+            raise ValueError("a flow that begins with Dequantize gives integers: it is no density")
+        context = None if context is None else as_tensor(context, "context")[None]
+        return FlowDistribution(self, self.check_context(context, 1))
 
-    def _check_shape(self, x, shape, what):
-        if x.shape[1:] != shape or x.dim() == 0:
-            raise ValueError(
-                f"this flow takes {what} of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}"
-            )
-
-    def check_context(self, context, rows):
-        """Refuse a context that is missing, misshapen, or not asked for."""
-        if not self.context_features and context is None:
-            return
-        if not torch.is_tensor(context) or context.shape != (rows, self.context_features):
-            expected = (
-                f"a context of shape ({rows}, {self.context_features})"
-                if self.context_features
-                else "no context"
-            )
-            given = (
-                "none"
-                if context is None
-                else tuple(context.shape)
-                if torch.is_tensor(context)
-                else f"a {type(context).__name__}"
-            )
-            raise ValueError(f"this flow takes {expected}, got {given}")
-
-    def _check_dtype(self, x):
-        dtype = next(self.parameters(), x).dtype
-        if self.dequantize is not None:
-            if x.dtype != torch.uint8:
-                raise ValueError(
-                    f"this flow begins with Dequantize, so it takes uint8 images, got {x.dtype}"
-                )
-        elif not x.is_floating_point():
-            raise ValueError(
-                f"this flow has no Dequantize layer, so it takes floating-point data, got {x.dtype}"
-            )
-        elif x.dtype != dtype:
-            raise ValueError(
-                f"this flow's weights are {dtype}, so it takes data of that dtype, got {x.dtype}: use x.to({dtype})"
-            )
-
-    def as_input(self, x, context=None):
-        """Data and context as this flow takes them: tensors in its dtype, on its device, checked as `log_prob` says."""
-        like = next(self.parameters(), None)
-        x = as_tensor(x)
-        if like is not None:
-            x = x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-            if context is not None:
-                context = as_tensor(context, "context").to(like)
-        self.check_input(x, context)
-        return x, context
-
-    def check_input(self, x, context=None):
-        """Refuse data and context that would fail deep inside, or give NaN: see `log_prob`. One pass over the data."""
-        if not torch.is_tensor(x):
-            raise ValueError(f"this flow takes a torch tensor, got {type(x).__name__}")
-        self._check_dtype(x)
-        self._check_shape(x, self.shape, "data")
+    def as_input(self, x, context=None) -> tuple[Tensor, Tensor | None]:
+        """The door for data: x and context as tensors in this flow's dtype, on its device, checked
+        as `log_prob` says."""
+        x, context = self._fit(x, self.shape, "data", context)
         if len(x) == 0:
             raise ValueError(f"the batch is empty: got data of shape {tuple(x.shape)}")
-        if (
-            self.dequantize is not None
-            and self.dequantize.bits < 8
-            and x.max() >= self.dequantize.levels
-        ):
-            bits = self.dequantize.bits
-            raise ValueError(
-                f"this flow begins with Dequantize(bits={bits}), so it takes 0 ... {2**bits - 1}, got {int(x.max())}"
-            )
-        if self.dequantize is None and not x.isfinite().all():
-            bad = (~x.isfinite()).flatten(1).any(1)
-            raise ValueError(
-                f"{int(bad.sum())} of {len(x)} data points hold NaN or infinity, the first in row {int(bad.nonzero()[0])}"
-            )
-        self.check_context(context, len(x))
-        if context is not None and not context.isfinite().all():
-            raise ValueError("the context holds NaN or infinity")
+        if self.dequantize is None:
+            _check_values(x, "data points")
+        elif (bits := self.dequantize.bits) < 8 and not holds((x < 2**bits).all()):
+            raise ValueError(f"{bits} bits hold 0 ... {2**bits - 1}, got {int(x.max())}")
+        return x, self.check_context(context, len(x))
+
+    def check_context(self, context, rows: int, values: bool = True) -> Tensor | None:
+        """The context as this flow takes it, (rows, context_features), or a ValueError."""
+        C = self.context_features
+        if context is None and not C:
+            return None
+        given = "none"
+        if context is not None:
+            context = as_tensor(context, "context").to(self._like())
+            given = tuple(context.shape)
+        if given != (rows, C):
+            expected = f"a context of shape ({rows}, {C})" if C else "no context"
+            raise ValueError(f"this flow takes {expected}, got {given}")
+        if values:
+            _check_values(context, "rows of the context")
+        return context
+
+    def _fit(self, values, shape, what, context):
+        """Values and context as tensors in this flow's dtype, on its device; not a look at them."""
+        like, values = self._like(), as_tensor(values, what)
+        if like.dtype in (torch.float16, torch.bfloat16):
+            why = 'use flow.float(), and fit(..., precision="bfloat16") to train in it'
+            raise ValueError(f"a flow in {like.dtype} is too coarse for densities: {why}")
+        if values.dim() == 0 or values.shape[1:] != shape:
+            expected = ", ".join(map(str, ("B", *shape)))
+            raise ValueError(f"this flow takes {what} ({expected}), got {tuple(values.shape)}")
+        if what == "data" and self.dequantize is not None:
+            if values.dtype != torch.uint8:
+                what = f"uint8 images, got {values.dtype}"
+                raise ValueError(f"this flow begins with Dequantize, so it takes {what}")
+            like = values.new_empty(0, device=like.device)
+        elif not values.is_floating_point():
+            raise ValueError(f"this flow takes floating-point {what}, got {values.dtype}")
+        return values.to(like), self.check_context(context, len(values), values=False)
+
+    def _like(self):
+        """A tensor of the dtype and on the device that this flow computes in and on."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+
+
+def _usable(values):
+    """Which rows hold no NaN, no infinity, and nothing too large to square: (B,) bool."""
+    limit = math.sqrt(torch.finfo(values.dtype).max)
+    return (values.abs() <= limit).flatten(1).all(1)
+
+
+def _given(noise):
+    return {} if noise is None else {"noise": noise}
+
+
+def _check_values(values, what):
+    usable = _usable(values)
+    if not holds(usable.all()):
+        kind = "numbers too large to square" if values.isfinite().all() else "NaN or infinity"
+        bad = (~usable).nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"{len(bad)} of {len(values)} {what} hold {kind}, the first in row {bad[0]}"
+        )
 
 
 class MultiScale(Bijection):
-    """Scale after scale, half of the channels are factored out as latents, and the other half go on (Real NVP, section 3.6).
+    """At every scale half of the channels are factored out as latents (Real NVP, section 3.6).
 
-    Each of `scales` but the last takes (B, C, H, W) to (B, 4 C, H / 2, W / 2), whose second half is factored out; the last
-    keeps the shape. z holds the scales one after the other, flattened, the first factored out (the finest) first.
+    Each of `scales` but the last takes (B, C, H, W) to (B, 4 C, H / 2, W / 2), whose second half is
+    factored out; the last keeps the shape. z holds the scales, flattened, the finest first.
 
     forward   x (B, *shape) -> z (B, D), the sum of the log_dets of the scales
     inverse   z -> x, the sum of the log_dets of their inverses
 
     Raises ValueError for a shape whose height or width cannot be halved len(scales) - 1 times.
+
+    >>> from flowlib.bijections import Permute, Squeeze
+    >>> multi = MultiScale((1, 4, 4), Squeeze("checkerboard"), Permute([1, 0]))
+    >>> [part.numel() for part in multi.split_latent(torch.zeros(3, 16))]
+    [24, 24]
     """
 
-    def __init__(self, shape, *scales):
+    def __init__(self, shape: Sequence[int], *scales: nn.Module):
         super().__init__()
         C, H, W = shape
         halvings = len(scales) - 1
         if not scales or H % 2**halvings or W % 2**halvings:
-            raise ValueError(
-                f"images of {H} x {W} cannot be halved {halvings} times, as {len(scales)} scales need"
-            )
+            need = f"{halvings} times, as {len(scales)} scales need"
+            raise ValueError(f"images of {H} x {W} cannot be halved {need}")
         self.scales = nn.ModuleList(scales)
-        self.shapes = [torch.Size((2**k * C, H // 2**k, W // 2**k)) for k in range(1, len(scales))]
-        self.shapes.append(torch.Size((2**halvings * C, H // 2**halvings, W // 2**halvings)))
+        factors = [2**k for k in [*range(1, len(scales)), halvings]]
+        self.shapes = [torch.Size((f * C, H // f, W // f)) for f in factors]
 
     def forward(self, x, context=None):
         parts, total = [], 0.0
@@ -246,22 +249,20 @@ class MultiScale(Bijection):
             total = total + log_det
         return x, total
 
-    def split_latent(self, z):
+    def split_latent(self, z: Tensor) -> list[Tensor]:
         """z (B, D) -> one view (B, C, H, W) per scale, the first factored out first."""
-        return [
-            part.view(-1, *shape)
-            for part, shape in zip(
-                z.split([shape.numel() for shape in self.shapes], dim=1), self.shapes
-            )
-        ]
+        sizes = [shape.numel() for shape in self.shapes]
+        check_width(z, sum(sizes))
+        return [p.reshape(len(z), *s) for p, s in zip(z.split(sizes, dim=1), self.shapes)]
 
-    def join_latent(self, parts):
+    def join_latent(self, parts: Sequence[Tensor]) -> Tensor:
         """The inverse of `split_latent`."""
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 class FlowDistribution(Distribution):
-    """A flow behind torch's interface: sample shapes go in front, `rsample` carries gradients to the flow."""
+    """A flow behind torch's interface: sample shapes go in front, `rsample` carries gradients to
+    the flow, and log_prob is -inf at infinity (and where a square would be)."""
 
     arg_constraints = {}
     has_rsample = True
@@ -283,13 +284,13 @@ class FlowDistribution(Distribution):
         return self.flow.inverse(z, self._rows(len(z)))[0].reshape(shape)
 
     def log_prob(self, value):
-        lead = value.dim() - len(self.event_shape)
-        if value.shape[max(lead, 0) :] != self.event_shape:
-            raise ValueError(
-                f"this flow takes values of shape (..., {', '.join(map(str, self.event_shape))}), got {tuple(value.shape)}"
-            )
-        rows = value.reshape(-1, *self.event_shape)
-        return self.flow.log_prob(rows, self._rows(len(rows))).reshape(value.shape[:lead])
+        value, n_dims = as_tensor(value, "values"), len(self.event_shape)
+        lead, rows = value.shape[: value.dim() - n_dims], value.reshape(-1, *value.shape[-n_dims:])
+        rows, context = self.flow._fit(rows, self.event_shape, "values", self._rows(len(rows)))
+        usable = _usable(rows)
+        z, log_det = self.flow(torch.where(usable.view(-1, *[1] * n_dims), rows, 0), context)
+        beyond = torch.where(rows.isnan().flatten(1).any(1), math.nan, -math.inf)
+        return torch.where(usable, standard_normal_log_prob(z) + log_det, beyond).reshape(lead)
 
     def _rows(self, n):
         return None if self.context is None else self.context.expand(n, -1)

@@ -1,29 +1,35 @@
-"""Networks that compute shift and scale inside a coupling layer. They may be anything: nobody inverts them."""
+"""Networks that compute shift and scale in a coupling. Nobody inverts them: anything goes."""
+
+from collections.abc import Sequence
 
 import torch
-from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 __all__ = ["MLP", "ConcatNet", "ConvResNet"]
 
 
 class MLP(nn.Sequential):
-    """A ReLU network from the values that pass through (and the context) to a coupling's parameters.
+    """A ReLU network from what passes through (and the context) to a coupling's parameters.
 
-    Hidden layers after the first start as He et al. (arXiv 1502.01852) advise; the last layer starts at zero, so a coupling
-    built on it starts as the identity.
+    Hidden layers after the first start as He et al. (arXiv 1502.01852) advise; the last starts at
+    zero, so that a coupling built on it starts as the identity. Slices are of `nn.Sequential`.
 
     Shapes: x (B, in_features), context (B, context_features) or None -> (B, out_features).
-    Raises ValueError if `hidden` is not a sequence of widths, if there is nothing to see (no input and no context), and
-    if a network built with `context_features` is called without a context.
+    Raises ValueError if there is nothing to see, and for a context that was announced and is None.
+
+    >>> MLP(1, 2, hidden=(8,))(torch.randn(3, 1)).shape
+    torch.Size([3, 2])
     """
 
-    def __init__(self, in_features, out_features, hidden=(64, 64), context_features=0):
+    def __init__(
+        self, in_features: int, out_features: int, hidden: Sequence = (64, 64), context_features=0
+    ):
         if in_features + context_features < 1:
             raise ValueError("an MLP needs at least one input: in_features + context_features is 0")
         if not isinstance(hidden, (tuple, list)):
             raise ValueError(
-                f"hidden must list the widths of the hidden layers, such as (64, 64), got {hidden!r}"
+                f"hidden must list the hidden widths, such as (64, 64), got {hidden!r}"
             )
         widths = [in_features + context_features, *hidden]
         layers = []
@@ -36,65 +42,80 @@ class MLP(nn.Sequential):
         nn.init.zeros_(self[-1].bias)
         self.context_features = context_features
 
-    def forward(self, x, context=None):
+    def __getitem__(self, index):
+        return nn.Sequential(*self)[index]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if self.context_features:
             if context is None:
-                raise ValueError(
-                    f"this network was built for a context of {self.context_features} features; none was given"
-                )
+                expected = f"a context of {self.context_features} features"
+                raise ValueError(f"this network was built for {expected}; none was given")
             x = torch.cat([x, context], dim=1)
         return super().forward(x)
 
 
 class ConcatNet(nn.ModuleList):
-    """Several networks that see the same input; their outputs stand side by side: (B, in) -> (B, out_1 + out_2 + ...).
+    """Several networks that see the same input; their outputs stand side by side, (B, sum of out).
 
-    ConcatNet(MLP(a, b), MLP(a, b)) gives an affine coupling separate networks for shift and log-scale.
+    >>> ConcatNet(MLP(3, 2), MLP(3, 2))(torch.randn(5, 3)).shape  # shift and scale apart
+    torch.Size([5, 4])
     """
 
-    def __init__(self, *networks):
+    def __init__(self, *networks: nn.Module):
         super().__init__(networks)
 
-    def forward(self, x, context=None):
+    def __getitem__(self, index):
+        chosen = list(self)[index]
+        return ConcatNet(*chosen) if isinstance(index, slice) else chosen
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.cat([network(x, context) for network in self], dim=1)
 
 
 class ConvResNet(nn.Module):
-    """The convolutional residual network of Real NVP's image couplings (section 4.1; details from the authors' code).
+    """The convolutional residual network of Real NVP's image couplings (section 4.1; details from
+    the authors' code).
 
-    Input batch-normalised and as [x, -x] through a ReLU, so that both signs survive; residual blocks with batch and weight
-    norm; a 1 x 1 convolution of every block's output is added to an accumulator, and the output is computed from that alone.
-    With `checkerboard` the last input channel is the mask of a checkerboard coupling: it is passed on as it is, and the image is
-    doubled, as half of it is masked out. The last layer starts at zero, so a coupling built on it starts as the identity.
+    Input batch-normalised and as [x, -x] through a ReLU, so that both signs survive; residual
+    blocks with batch and weight norm; a 1 x 1 convolution of every block's output is added to an
+    accumulator, and the output is computed from that alone. With `checkerboard` the last input
+    channel is a mask, which is passed on as it is, and the image is doubled, as half of it is
+    masked out. Starts at zero, like `MLP`.
 
-    Shapes: x (B, in_channels, H, W), context (B, context_channels, H, W) or None -> (B, out_channels, H, W); with `checkerboard`,
-    in_channels counts the mask.
+    Shapes: x (B, in_channels, H, W), the mask counted, context (B, context_channels, H, W) or None
+    -> (B, out_channels, H, W).
+
+    >>> ConvResNet(3, 6, width=8, blocks=1)(torch.randn(2, 3, 4, 4)).shape
+    torch.Size([2, 6, 4, 4])
     """
 
     def __init__(
-        self, in_channels, out_channels, width, blocks, checkerboard=False, context_channels=0
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        blocks: int,
+        checkerboard: bool = False,
+        context_channels: int = 0,
     ):
         super().__init__()
         colours = in_channels - checkerboard
         self.checkerboard = checkerboard
         self.normalise = nn.BatchNorm2d(colours, affine=False)
-        self.conv_in = _conv(2 * colours + checkerboard + context_channels, width, 3)
-        self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
-        self.skips = nn.ModuleList(_conv(width, width, 1) for _ in range(blocks + 1))
-        self.conv_out = nn.Sequential(
-            nn.BatchNorm2d(width), nn.ReLU(inplace=True), _conv(width, out_channels, 1)
-        )
+        self.conv_in = WeightNormConv2d(2 * colours + checkerboard + context_channels, width, 3)
+        half = lambda: _norm_relu_conv(width, width, 3)  # noqa: E731
+        self.blocks = nn.ModuleList(nn.Sequential(*half(), *half()) for _ in range(blocks))
+        self.skips = nn.ModuleList(WeightNormConv2d(width, width, 1) for _ in range(blocks + 1))
+        self.conv_out = nn.Sequential(*_norm_relu_conv(width, out_channels, 1))
         nn.init.zeros_(self.conv_out[-1].parametrizations.weight.original0)
         nn.init.zeros_(self.conv_out[-1].bias)
 
-    def forward(self, x, context=None):
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         colours, mask = (x[:, :-1], x[:, -1:]) if self.checkerboard else (x, x[:, :0])
         colours = self.normalise(colours) * (2 if self.checkerboard else 1)
-        seen = torch.cat(
-            [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])],
-            dim=1,
-        )
-        x = self.conv_in(seen.contiguous(memory_format=torch.channels_last))
+        seen = [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])]
+        seen = torch.cat(seen, dim=1).movedim(1, -1).contiguous()  # channels last, which is faster
+        x = self.conv_in(seen.movedim(-1, 1))
         total = self.skips[0](x)
         for block, skip in zip(self.blocks, self.skips[1:]):
             x = x + block(x)
@@ -102,10 +123,23 @@ class ConvResNet(nn.Module):
         return self.conv_out(total)
 
 
-def _conv(n_in, n_out, size):
-    return weight_norm(nn.Conv2d(n_in, n_out, size, padding=size // 2))
+class WeightNormConv2d(nn.Conv2d):
+    """A convolution with kernels g v / |v| (Salimans and Kingma, arXiv 1602.07868); its state is
+    named as that of torch's `weight_norm`, and unlike that it can be pickled."""
+
+    def __init__(self, n_in: int, n_out: int, size: int):
+        super().__init__(n_in, n_out, size, padding=size // 2)
+        v = self.weight
+        del self.weight
+        self.parametrizations = nn.ModuleDict({"weight": nn.Module()})
+        self.parametrizations.weight.original0 = nn.Parameter(torch.norm_except_dim(v).detach())
+        self.parametrizations.weight.original1 = v
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.parametrizations.weight
+        kernels = torch._weight_norm(weight.original1, weight.original0)
+        return F.conv2d(x, kernels, self.bias, padding=self.padding)
 
 
-def _block(width):
-    half = lambda: [nn.BatchNorm2d(width), nn.ReLU(inplace=True), _conv(width, width, 3)]  # noqa: E731
-    return nn.Sequential(*half(), *half())
+def _norm_relu_conv(n_in, n_out, size):
+    return nn.BatchNorm2d(n_in), nn.ReLU(inplace=True), WeightNormConv2d(n_in, n_out, size)

@@ -17,14 +17,13 @@ import torch
 from tqdm.auto import tqdm
 
 from .batches import make_batches
-from .checkpoints import require_builder
 from .common import generator, integer
 from .data import Density
 from .flow import Flow
 from .losses import bits_per_dim, nll
 from .networks import ConvResNet
-from .norms import ActNorm
-from .runs import Run
+from .norms import initialising
+from .checkpoints import Run, require_builder
 
 __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics"]
 
@@ -507,15 +506,8 @@ def reestimate_statistics(flow, batches):
 @torch.no_grad()
 def _initialise_actnorms(flow, x, context, noise):
     """Run one batch through the flow and let every new ActNorm start from what arrives at it."""
-    new = [m for m in flow.modules() if isinstance(m, ActNorm) and not m.initialised]
-    if not new:
-        return
-    hooks = [m.register_forward_pre_hook(lambda m, args: m.initialise(args[0])) for m in new]
-    try:
+    with initialising(flow):
         flow.eval()(x, context, noise)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _DivergenceGuard:

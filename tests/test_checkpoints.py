@@ -1,8 +1,15 @@
-import json
+"""Checkpoints there and back, what is refused, and the folder of a run."""
 
+import errno
+import gc
+import json
+import threading
+
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from filelock import FileLock
 from helpers import randomise
 
 from flowlib import Flow, checkpoints, models
@@ -26,6 +33,13 @@ def path(tmp_path):
         results={"nats": 0.5},
     )
     return tmp_path / "flow.safetensors"
+
+
+def flip(path, index):
+    """Turn one bit of a file over."""
+    content = bytearray(path.read_bytes())
+    content[index] ^= 4
+    path.write_bytes(content)
 
 
 def edit_card(path, **changes):
@@ -97,12 +111,75 @@ def test_saving_makes_missing_folders_and_leaves_only_the_two_files(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_flow_of_low_precision_keeps_its_dtype(tmp_path, dtype, half):
+    flow = BUILDERS["realnvp_2d"]().to(dtype)
+    checkpoints.save(flow, tmp_path / "x.safetensors", half=half and dtype == torch.float16)
+    loaded = checkpoints.load(tmp_path / "x.safetensors").state_dict()
+    for name, tensor in flow.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+
+
+def test_half_stores_matrices_in_float16_but_never_turns_a_weight_into_infinity(tmp_path):
+    flow = BUILDERS["realnvp_2d"]()
+    first, second = (flow.bijection[i].network[0].weight for i in (1, 2))
+    with torch.no_grad():
+        first[0, 0], second[0, 0] = 1e6, 1 / 3
+    checkpoints.save(flow, tmp_path / "x.safetensors", half=True)
+    loaded = checkpoints.load(tmp_path / "x.safetensors").bijection
+    assert torch.equal(loaded[1].network[0].weight, first)
+    assert torch.equal(loaded[2].network[0].weight, second.half().float())
+    assert torch.equal(loaded[2].network[0].bias, flow.bijection[2].network[0].bias)
+
+
+def test_numpy_numbers_and_tensors_in_arguments_seed_and_results_are_plain_in_the_card(tmp_path):
+    flow = models.realnvp_2d(depth=np.int64(2), hidden=(np.int32(4), 4))
+    results = {"a": np.float32(0.5), "b": np.arange(2), "c": torch.tensor(1.5), "d": np.bool_(True)}
+    checkpoints.save(flow, tmp_path / "x.safetensors", seed=np.int32(7), results=results)
+    card = checkpoints.read_card(tmp_path / "x.safetensors")
+    assert card["arguments"] == {"depth": 2, "hidden": [4, 4], "context_features": 0}
+    assert (card["seed"], card["results"]) == (7, {"a": 0.5, "b": [0, 1], "c": 1.5, "d": True})
+    checkpoints.load(tmp_path / "x.safetensors")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save(BUILDERS["nice_2d"](), "~/a/x.safetensors")
+    checkpoints.load("~/a/x.safetensors")
+    checkpoints.Run("~/run", {}, resume=False).begin()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "run"]
+
+
+def test_a_flow_is_loaded_onto_the_device_that_is_asked_for(path):
+    flow = checkpoints.load(path, device="meta")
+    assert {tensor.device.type for tensor in flow.state_dict().values()} == {"meta"}
+
+
+# Shipped flows
+
+
 def test_a_shipped_checkpoint_is_found_by_its_name(path, monkeypatch):
     monkeypatch.setattr(checkpoints, "PRETRAINED", path.parent)
-    assert torch.equal(
-        checkpoints.load("flow").sample(3, seed=0), checkpoints.load(path).sample(3, seed=0)
-    )
+    sample = checkpoints.load("flow").sample(3, seed=0)
+    assert torch.equal(sample, checkpoints.load(path).sample(3, seed=0))
     assert checkpoints.read_card("flow")["builder"] == "realnvp_2d"
+    assert set(checkpoints.shipped()) == {"flow", "moons", "sinusoid"}
+
+
+def test_without_a_checkout_the_flows_of_points_are_there_and_others_are_said_to_be_elsewhere(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "data" / "pretrained")
+    assert checkpoints.load("moons").shape == (2,)
+    expected = (
+        r"no checkpoint at 'mnist_small', and none is shipped under that name \(shipped: moons, "
+        r"sinusoid\); flows of images come with the repository: clone it, and give the path of one"
+    )
+    with pytest.raises(FileNotFoundError, match=expected):
+        checkpoints.load("mnist_small")
 
 
 # What is refused
@@ -124,10 +201,7 @@ def test_a_flow_without_a_builder_is_refused(tmp_path):
 @pytest.mark.parametrize("read", [checkpoints.load, checkpoints.read_card])
 def test_an_unknown_name_is_refused_by_naming_those_there_are(path, monkeypatch, read):
     monkeypatch.setattr(checkpoints, "PRETRAINED", path.parent)
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"no checkpoint at 'moon', and none is shipped under that name \(shipped: flow\)",
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at 'moon'.*: flow, moons, sin"):
         read("moon")
 
 
@@ -140,19 +214,27 @@ def test_a_missing_card_is_refused(path, read):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe\x00", b"[]", b'"text"', b"null", b"{}", b'{"builder": "nice_2d"}'],
+    [
+        *(b"", b"{", b"\xff\xfe\x00", b"[]", b'"text"', b"null", b"{}", b'{"builder": "nice_2d"}'),
+        b"[" * 100_000,
+        b'{"builder": "nice_2d", "arguments": [], "results": {}}',
+        b'{"builder": ["nice_2d"], "arguments": {}, "results": {}}',
+    ],
+    ids=lambda content: content[:60].decode(errors="replace"),
 )
 @pytest.mark.parametrize("read", [checkpoints.load, checkpoints.read_card])
 def test_a_damaged_card_is_refused(path, read, content):
     path.with_suffix(".json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"flow.json is damaged or not a flowlib card"):
+    with pytest.raises(ValueError, match=r"flow.json is damaged \("):
         read(path)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1, -40])
 def test_a_truncated_file_is_refused(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"flow.safetensors is damaged or is no safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"flow.safetensors is damaged \(.* restore it from a copy"
+    ):
         checkpoints.load(path)
 
 
@@ -161,27 +243,88 @@ def test_a_truncated_file_is_refused(path, kept):
 )
 def test_garbage_is_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"flow.safetensors is damaged or is no safetensors file"):
-        checkpoints.load(path)
-
-
-def test_the_weights_of_another_model_are_refused(path, tmp_path):
-    checkpoints.save(BUILDERS["nice_2d"](), tmp_path / "nice.safetensors")
-    path.write_bytes((tmp_path / "nice.safetensors").read_bytes())
     with pytest.raises(
-        ValueError,
-        match=r"flow.safetensors does not hold the weights of the realnvp_2d that its card describes",
+        ValueError, match=r"flow.safetensors is damaged \(.* restore it from a copy"
     ):
         checkpoints.load(path)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"depth": 2, "hidden": [8, 4]}, {"depth": 3, "hidden": [8, 5]}]
-)
-def test_weights_of_another_size_are_refused(path, arguments):
-    edit_card(path, arguments=arguments)
-    with pytest.raises(ValueError, match="does not hold the weights of the realnvp_2d"):
+def test_the_weights_of_another_model_are_refused(path):
+    edit_card(path, builder="nice_2d")
+    with pytest.raises(ValueError, match=r"not hold the nice_2d of its card: [\s\S]*Missing key"):
         checkpoints.load(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 2, "hidden": [8, 4]}, "Unexpected key"),
+        ({"depth": 3, "hidden": [8, 3]}, "size mismatch"),
+        ({"depth": 3, "hidden": [8, 5]}, "asks for more weights than it holds"),
+    ],
+)
+def test_weights_of_another_size_are_refused(path, arguments, message):
+    edit_card(path, arguments=arguments)
+    with pytest.raises(ValueError, match=rf"hold the realnvp_2d of its card: [\s\S]*{message}"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"builder": "realnvp_2d", "arguments": {"hidden": [160_000, 160_000]}},
+        {"builder": "realnvp_2d", "arguments": {"depth": 10**6, "hidden": []}},
+        {"builder": "realnvp_image", "arguments": {"shape": [1, 2**20, 2**20]}},
+        {"builder": "realnvp_image", "arguments": {"shape": [1, 4, 4], "width": 10**6}},
+        {"builder": "realnvp_mlp", "arguments": {"shape": [2**15, 2**15, 2**15]}},
+    ],
+    ids=str,
+)
+def test_a_card_that_would_fill_the_memory_is_refused_before_it_does(path, card):
+    edit_card(path, **card)
+    with pytest.raises(ValueError, match=r"asks for more weights than it holds|do not go with"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(path, value):
+    flow = checkpoints.load(path)
+    with torch.no_grad():
+        flow.bijection[1].network[0].bias[1] = value
+    checkpoints.save(flow, path)
+    with pytest.raises(ValueError, match=r"bijection.1.network.0.bias holds NaN or infinity"):
+        checkpoints.load(path)
+
+
+def test_integers_in_place_of_weights_are_refused(path):
+    tensors = safetensors.torch.load_file(path)
+    name = "bijection.1.network.0.bias"
+    safetensors.torch.save_file(tensors | {name: tensors[name].long()}, path)
+    with pytest.raises(ValueError, match=f"{name} is torch.int64, expected torch.float32"):
+        checkpoints.load(path)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(path):
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for index in range(header, len(whole), 61):
+        flip(path, index)
+        with pytest.raises(ValueError, match=r"flow.safetensors is damaged"):
+            checkpoints.load(path)
+        path.write_bytes(whole)
+
+
+def test_a_file_without_a_checksum_is_taken_as_it_is(path):
+    before = checkpoints.load(path).sample(3, seed=0)
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path)
+    assert torch.equal(checkpoints.load(path).sample(3, seed=0), before)
+
+
+@pytest.mark.parametrize("results", [{"a": {1, 2}}, {"a": object()}, {(1, 2): 3}], ids=str)
+def test_results_that_json_cannot_hold_are_refused_and_nothing_is_written(tmp_path, results):
+    with pytest.raises(ValueError, match="holds more than numbers, texts, lists, dicts"):
+        checkpoints.save(BUILDERS["nice_2d"](), tmp_path / "x.safetensors", results=results)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_with_another_mask_is_refused(path):
@@ -217,5 +360,129 @@ BAD_ARGUMENTS = [
 @pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=str)
 def test_a_card_with_arguments_that_its_builder_does_not_take_is_refused(path, arguments):
     edit_card(path, arguments=arguments)
-    with pytest.raises(ValueError, match=r"depth|flow.json|hidden"):
+    with pytest.raises(
+        ValueError, match=r"hold the realnvp_2d of its card|arguments must be a dict"
+    ):
         checkpoints.load(path)
+
+
+# Writing
+
+
+def test_a_full_disk_is_named_with_the_path_and_leaves_the_old_file_and_no_other(path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before, names = path.read_bytes(), sorted(path.parent.iterdir())
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*flow.safetensors") as caught:
+        checkpoints.write(path, b"new")
+    assert caught.value.errno == errno.ENOSPC
+    assert (path.read_bytes(), sorted(path.parent.iterdir())) == (before, names)
+
+
+def test_two_writers_of_one_file_never_tear_it(tmp_path):
+    path, contents = tmp_path / "file", [bytes([i]) * 50_000 for i in (1, 2)]
+    checkpoints.write(path, contents[0])
+    failures = []
+
+    def keep_writing(content):
+        try:
+            for _ in range(50):
+                checkpoints.write(path, content)
+                assert path.read_bytes() in contents
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=keep_writing, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+# The folder of a run
+
+CONFIG = {"builder": "nice_2d", "seed": 0, "lr": np.float32(0.5)}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder after one evaluation, and nobody at it."""
+    run = checkpoints.Run(tmp_path / "run", CONFIG, resume=False)
+    run.begin()
+    run.record(randomise(BUILDERS["nice_2d"]()), {"step": 5, "loss": np.float32(1.5)}, best=True)
+    run.write_state({"a": torch.arange(1_000.0), "b": torch.tensor(True)}, {"step": 5, "best": 2.0})
+    return tmp_path / "run"
+
+
+def resumed(folder):
+    return checkpoints.Run(folder, CONFIG, resume=True)
+
+
+def test_a_run_finds_again_what_it_wrote(run):
+    tensors, numbers = resumed(run).read_state()
+    assert torch.equal(tensors["a"], torch.arange(1_000.0))
+    assert numbers == {"step": 5, "best": 2.0}
+    assert resumed(run).read_metrics(up_to_step=5) == [{"step": 5, "loss": 1.5}]
+    assert checkpoints.read_card(run)["results"] == {"step": 5, "loss": 1.5}
+    assert json.loads((run / "config.json").read_text())["torch"] == torch.__version__
+    assert resumed(run).read_metrics(up_to_step=4) == []
+
+
+def test_another_version_of_torch_may_go_on_with_a_run(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"torch": "2.0.0"}))
+    resumed(run)
+
+
+def test_another_process_at_the_same_folder_is_refused_until_the_first_is_gone(run):
+    ours = resumed(run)
+    resumed(run)  # one process may come back to its own folder, after an error in a notebook say
+    other = FileLock(run / ".lock", timeout=0)  # as another process would
+    with pytest.raises(TimeoutError):
+        other.acquire()
+    del ours
+    gc.collect()
+    with other, pytest.raises(ValueError, match="run is being written by another process"):
+        resumed(run)
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_and_nothing_else(run):
+    (run / ".flowlib-0123.tmp").touch()
+    (run / "mine.tmp").touch()
+    resumed(run)
+    assert [path.name for path in run.rglob("*.tmp")] == ["mine.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.jsonl", b'{"loss": 1}\n'),
+        ("metrics.jsonl", b'{"step": "5"}\n'),
+        ("metrics.jsonl", b"5\n"),
+        ("metrics.jsonl", b"[" * 100_000 + b"\n"),
+        ("config.json", b"5"),
+        ("config.json", b"[" * 100_000),
+        ("state.safetensors", safetensors.torch.save({"a": torch.zeros(2)}, {"numbers": "[]"})),
+        ("state.safetensors", safetensors.torch.save({"a": torch.tensor(float("nan"))})),
+    ],
+    ids=lambda value: repr(value[:30]),
+)
+def test_a_malformed_file_of_a_run_is_refused_by_its_path(run, file, content):
+    (run / file).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file} is damaged \(.* delete the folder and train"):
+        (resumed(run).read_state(), resumed(run).read_metrics(9))
+
+
+def test_a_flipped_bit_in_the_state_is_noticed(run):
+    for index in (-1, -2_000):
+        flip(run / "state.safetensors", index)
+        with pytest.raises(
+            ValueError, match=r"state.safetensors is damaged \(its checksum differs"
+        ):
+            resumed(run).read_state()
+        flip(run / "state.safetensors", index)
+    resumed(run).read_state()

@@ -23,7 +23,7 @@ FLOORS = [
     "checkpoints",
     "plotting",
 ]
-FLOORS += ["batches", "runs", "training", "checks", "widgets", "estimator", "recipes", "__main__"]
+FLOORS += ["batches", "training", "checks", "widgets", "estimator", "recipes", "__main__"]
 HEAVY = [
     "matplotlib",
     "sklearn",

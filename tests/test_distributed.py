@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from helpers import assert_close
 
-from flowlib import checkpoints, data, models, runs, training
+from flowlib import checkpoints, data, models, training
 
 IMAGES = torch.randint(
     0, 256, (131, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -109,10 +109,7 @@ def do_everything(folder):
     from accelerate import PartialState
 
     written = []
-    checkpoints.write, runs.write_grid = (
-        counted(checkpoints.write, written),
-        counted(runs.write_grid, written),
-    )
+    checkpoints.write = counted(checkpoints.write, written)
     told = {"refusal": refusal(batch_size=33)}
     for case in CASES:
         told[case] = train(case, **({"run": folder / "run"} if case == "images" else {}))

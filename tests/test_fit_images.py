@@ -17,7 +17,7 @@ from flowlib.coupling import AffineCoupling
 from flowlib.dequantize import Dequantize
 from flowlib.networks import MLP
 from flowlib.norms import BatchNorm
-from flowlib.runs import write_grid
+from flowlib.checkpoints import write_grid
 from flowlib.training import DivergedError, _groups, _Training, fit, reestimate_statistics
 
 SHAPE, D = (1, 4, 4), 16

@@ -6,9 +6,9 @@ import torch
 from flowlib import checkpoints, recipes
 
 IMAGES = {
-    path.stem: card["results"]
-    for path in sorted(checkpoints.PRETRAINED.glob("*.safetensors"))
-    if "bits_per_dim" in (card := checkpoints.read_card(path))["results"]
+    name: card["results"]
+    for name in checkpoints.shipped()
+    if "bits_per_dim" in (card := checkpoints.read_card(name))["results"]
 }
 
 
@@ -34,5 +34,6 @@ def test_64_test_images_come_back_exactly_through_trained_weights(name):
     assert torch.equal(flow.inverse(flow.encode(images))[0], images)
 
 
-def test_shipped_files_stay_below_20_megabytes():
-    assert sum(path.stat().st_size for path in checkpoints.PRETRAINED.iterdir()) < 20e6
+def test_shipped_files_stay_small_those_in_every_install_above_all():
+    for folder, limit in ((checkpoints.PRETRAINED, 20e6), (checkpoints.PACKAGED, 0.5e6)):
+        assert sum(path.stat().st_size for path in folder.iterdir()) < limit

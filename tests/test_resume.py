@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from flowlib import checkpoints, data, models, runs, training
+from flowlib import checkpoints, data, models, training
 from flowlib.__main__ import main
 
 IMAGES = torch.randint(
@@ -137,12 +137,12 @@ def test_killed_while_a_file_is_written(number, tmp_path, monkeypatch, uninterru
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
     [
-        (runs, "write_grid", False),
-        (runs, "write_grid", True),
+        (checkpoints, "write_grid", False),
+        (checkpoints, "write_grid", True),
         (checkpoints, "save", True),
         (training._Training, "_evaluate", False),
         (training._Training, "_evaluate", True),
-        (runs.Run, "write_state", True),
+        (checkpoints.Run, "write_state", True),
     ],
     ids=[
         "before the samples",
@@ -170,7 +170,7 @@ def test_killed_in_the_middle_of_an_epoch_that_was_saved_by_the_clock(
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
     monkeypatch.setattr(training, "CHECK_EVERY", 4)
     cut_off(monkeypatch, tmp_path / "run", training._Training, "_update", 12)
-    saved = runs.Run(
+    saved = checkpoints.Run(
         tmp_path / "run", json.loads((tmp_path / "run" / "config.json").read_text()), resume=True
     ).read_state()[1]["step"]
     assert saved == 8

@@ -5,15 +5,6 @@ from .images import ImageSet, load
 from .toys import Banana, Checkerboard, Density, Rings, Sinusoid, TwoMoons, TwoSpirals
 
 __all__ = [
-    "Density",
-    "TwoMoons",
-    "Sinusoid",
-    "Checkerboard",
-    "TwoSpirals",
-    "Rings",
-    "Banana",
-    "ImageSet",
-    "load",
-    "ATTRIBUTES",
-    "draw_faces",
-]
+    "Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana",
+    "ImageSet", "load", "ATTRIBUTES", "draw_faces",
+]  # fmt: skip

@@ -1,151 +1,154 @@
-"""Densities in the plane whose truth is known: a flow can be measured against them in nats, not only looked at."""
+"""Densities in the plane whose truth is known: a flow is measured against them in nats."""
 
 import math
+import numbers
 from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ..common import generator, integer
+from ..common import as_tensor, generator, integer, rand, randn
 
-__all__ = ["Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana"]
+DOUBLE = torch.empty(0, dtype=torch.float64)
 
 
 class Density:
-    """A known density in the plane.
+    """A known density in the plane; subclasses give `_sample` and `_log_prob`, both in float64.
 
-    `box` is ((left, right), (bottom, top)), a rectangle that holds all but a negligible part of the mass.
+    `box`, ((left, right), (bottom, top)), holds all but a negligible part of the mass.
     """
 
-    box: tuple
+    def sample(self, n: int, seed: int | torch.Generator | None = None) -> Tensor:
+        """Draw n points: (n, 2) float32, on the CPU or on the device of the generator given.
 
-    def sample(self, n, seed=None):
-        """Draw n points: (n, 2) float32. seed: an integer, a torch.Generator, or None for torch's global generator."""
-        return self._sample(integer("n", n, at_least=0), generator(seed)).float()
+        None means torch's global generator. Raises ValueError for a negative n.
 
-    def log_prob(self, x):
-        """The exact log-density in nats, computed in float64 and returned in x's dtype: (n, 2) -> (n,)."""
+        >>> TwoMoons().sample(3, seed=0).shape
+        torch.Size([3, 2])
+        """
+        n, rng = integer("n", n, at_least=0), generator(seed)
+        points = self._sample(n, on_cpu(rng)).float()
+        return points if rng is None else points.to(rng.device)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """The exact log-density in nats, (n, 2) -> (n,), in the dtype and on the device of x.
+
+        It is computed in float64. Raises ValueError for integers and other shapes.
+
+        >>> Banana().log_prob(torch.tensor([[0.0, -1.0]]))
+        tensor([-0.6339])
+        """
+        x = as_tensor(x, "points")
         if not x.is_floating_point():
             raise ValueError(f"this density takes floating-point points, got {x.dtype}")
         if x.shape[1:] != (2,):
             raise ValueError(f"this density takes points of shape (n, 2), got {tuple(x.shape)}")
-        return self._log_prob(x.double()).to(x.dtype)
+        exact = x.cpu() if x.device.type == "mps" else x  # which has no float64
+        return self._log_prob(exact.double()).to(x)
 
     @cached_property
-    def entropy(self):
-        """-E[log p] in nats, in closed form where there is one, else by quadrature over `box`."""
+    def entropy(self) -> float:
+        """-E[log p] in nats, in closed form where there is one, else by quadrature over `box`.
+
+        >>> moons = TwoMoons(noise=0.05)
+        >>> round(moons.entropy, 4), round(moons.mass, 4)
+        (0.2892, 1.0)
+        """
         return self._grid_sums[1]
 
     @cached_property
-    def mass(self):
+    def mass(self) -> float:
         """The integral of the density over `box`, by the same quadrature: 1 up to its error."""
         return self._grid_sums[0]
 
     @cached_property
     def _grid_sums(self):
-        """The sums of p and of -p log p over the midpoints of a grid with two cells per `noise`."""
-        counts = [math.ceil(2 * (high - low) / self.noise) for low, high in self.box]
-        steps = [(high - low) / n for (low, high), n in zip(self.box, counts)]
-        xs, ys = (
-            low + step * (torch.arange(n) + 0.5).double()
-            for (low, _), step, n in zip(self.box, steps, counts)
-        )
-        mass = entropy = 0.0
-        for column in xs.split(64):  # a strip at a time keeps the memory small
-            p = self._log_prob(torch.cartesian_prod(column, ys)).exp()
-            mass += p.sum().item() * math.prod(steps)
-            entropy -= torch.special.xlogy(p, p).sum().item() * math.prod(steps)
-        return mass, entropy
+        """The sums of p and of -p log p over the midpoints of a grid, two cells per `noise`."""
+        axes, area = [], 1.0
+        for low, high in self.box:
+            n = math.ceil(2 * (high - low) / self.noise)
+            axes.append(low + (high - low) / n * (torch.arange(n, dtype=torch.float64) + 0.5))
+            area *= (high - low) / n
+        p = self._log_prob(torch.cartesian_prod(*axes)).exp()
+        return p.sum().item() * area, -torch.special.xlogy(p, p).sum().item() * area
 
     def __repr__(self):
         return f"{type(self).__name__}(noise={self.noise})"
 
 
+def on_cpu(rng):
+    """The generator itself, or for one of another device a CPU generator that its draw seeds."""
+    if rng is None or rng.device.type == "cpu":
+        return rng
+    return generator(torch.randint(2**62, (), generator=rng, device=rng.device).item())
+
+
 def positive(name, value):
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return float(value)
 
 
-def normal(rows, columns, generator):
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-
-
-def uniform(n, low, high, generator):
-    return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
-
-
-def panels_of_gauss_legendre(low, high, count, order=16):
-    """Nodes and weights of `count` equal panels between low and high, each with a Gauss-Legendre rule: (count * order,) twice."""
-    nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(order))
-    half = (high - low) / (2 * count)
-    centres = low + half * (2 * torch.arange(count, dtype=torch.float64) + 1)
-    return (centres[:, None] + half * nodes).flatten(), (half * weights).repeat(count)
+def uniform(n, low, high, rng):
+    return low + (high - low) * rand((n,), rng, like=DOUBLE)
 
 
 class NoisyCurves(Density):
     """Points spread evenly (in t) along one of several curves, plus Gaussian noise.
 
-    p(x) = mean over curves of the integral of N(x; curve(t), noise^2 I) dt / (t1 - t0): a one-dimensional quadrature.
+    p(x) = mean over curves of the integral of N(x; curve(t), noise^2 I) dt / (t1 - t0), by the
+    Gauss-Legendre rule. Subclasses give `_curves(t)`: t (T,) -> their points (curves, T, 2).
     """
 
     def __init__(self, noise, t_range, speed, box):
         """`speed` is the largest |d curve / dt|: panels are at most four noise widths long."""
-        self.noise = positive("noise", noise)
-        self.t_range = t_range
-        (left, right), (bottom, top) = box
-        margin = 7 * self.noise
-        self.box = ((left - margin, right + margin), (bottom - margin, top + margin))
-        nodes, weights = panels_of_gauss_legendre(
-            *t_range, count=math.ceil(speed * (t_range[1] - t_range[0]) / (4 * self.noise))
-        )
-        self._curve_points = self._curves(nodes)  # (curves, nodes, 2)
-        self._log_weights = (weights / weights.sum()).log() - math.log(len(self._curve_points))
+        self.noise, self.t_range, (low, high) = positive("noise", noise), t_range, t_range
+        self.box = tuple((start - 7 * self.noise, end + 7 * self.noise) for start, end in box)
+        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(16))
+        panels = math.ceil(speed * (high - low) / (4 * self.noise))
+        half = (high - low) / (2 * panels)
+        centres = low + half * (2 * torch.arange(panels, dtype=torch.float64) + 1)
+        curves = self._curves((centres[:, None] + half * nodes).flatten())
+        weights = weights.repeat(len(curves) * panels) / (2 * len(curves) * panels)
+        self._nodes = curves.flatten(0, 1)
+        self._log_weights = weights.log() - math.log(2 * math.pi * self.noise**2)
 
-    def _curves(self, t):
-        """t (T,) -> points on every curve (curves, T, 2)."""
-        raise NotImplementedError
-
-    def _sample(self, n, generator):
-        curves = self._curves(uniform(n, *self.t_range, generator))
-        choice = torch.randint(len(curves), (n,), generator=generator)
-        return curves[choice, torch.arange(n)] + self.noise * normal(n, 2, generator)
+    def _sample(self, n, rng):
+        curves = self._curves(uniform(n, *self.t_range, rng))
+        choice = torch.randint(len(curves), (n,), generator=rng)
+        return curves[choice, torch.arange(n)] + self.noise * randn((n, 2), rng, like=DOUBLE)
 
     def _log_prob(self, x):
-        nodes = self._curve_points.flatten(0, 1)
-        log_weights = self._log_weights.repeat(len(self._curve_points)) - math.log(
-            2 * math.pi * self.noise**2
-        )
-        chunks = []
-        for rows in x.split(
-            500
-        ):  # explicit differences: exact far from the curve, where log p is very negative
-            squared = (rows[:, :1] - nodes[:, 0]).square_() + (rows[:, 1:] - nodes[:, 1]).square_()
-            chunks.append(torch.logsumexp(log_weights - squared / (2 * self.noise**2), dim=1))
-        return torch.cat(chunks) if chunks else x.new_zeros(0)
+        nodes, log_weights = self._nodes.to(x.device), self._log_weights.to(x.device)
+        pieces = [x.new_zeros(0)]
+        for rows in x.split(500):  # which keeps the memory small
+            # Explicit differences are exact far from the curve, where log p is very negative.
+            squared = (rows[:, :1] - nodes[:, 0]).square() + (rows[:, 1:] - nodes[:, 1]).square()
+            pieces.append(torch.logsumexp(log_weights - squared / (2 * self.noise**2), dim=1))
+        return torch.cat(pieces)
 
 
 class TwoMoons(NoisyCurves):
-    """The two half circles of scikit-learn's `make_moons` with Gaussian noise: (cos t, sin t) and (1 - cos t, 1/2 - sin t).
+    """The half circles (cos t, sin t) and (1 - cos t, 1/2 - sin t) with Gaussian noise.
 
-    t is drawn uniformly from (0, pi), where scikit-learn spaces it evenly. At noise 0.05 the entropy is 0.2892 nats.
+    scikit-learn's `make_moons` spaces t evenly over (0, pi); here it is drawn uniformly.
     """
 
-    def __init__(self, noise=0.05):
+    def __init__(self, noise: float = 0.05):
         super().__init__(noise, t_range=(0.0, math.pi), speed=1.0, box=((-1.0, 2.0), (-0.5, 1.0)))
 
     def _curves(self, t):
         upper = torch.stack([t.cos(), t.sin()], dim=1)
-        return torch.stack([upper, torch.tensor([1.0, 0.5]) - upper])
+        return torch.stack([upper, upper.new_tensor([1.0, 0.5]) - upper])
 
 
 class TwoSpirals(NoisyCurves):
-    """Two interleaved spirals of one and a half turns, growing from radius 0.3 to 3: +-(0.3 + 0.9 t / pi) (cos t, sin t)."""
+    """Two interleaved spirals of one and a half turns, +-(0.3 + 0.9 t / pi) (cos t, sin t)."""
 
-    def __init__(self, noise=0.1):
-        super().__init__(
-            noise, t_range=(0.0, 3 * math.pi), speed=3.1, box=((-3.0, 3.0), (-3.0, 3.0))
-        )
+    def __init__(self, noise: float = 0.1):
+        box = ((-3.0, 3.0), (-3.0, 3.0))
+        super().__init__(noise, t_range=(0.0, 3 * math.pi), speed=3.1, box=box)
 
     def _curves(self, t):
         arm = (0.3 + 0.9 * t / math.pi)[:, None] * torch.stack([t.cos(), t.sin()], dim=1)
@@ -153,45 +156,44 @@ class TwoSpirals(NoisyCurves):
 
 
 class Sinusoid(Density):
-    """y = sin x + noise with x uniform on (-pi, pi).
+    """y = sin x + noise with x uniform on (-pi, pi); log p is -infinity outside.
 
-    log p(x, y) = -log 2 pi + log N(y; sin x, noise^2) inside, -infinity outside; entropy log 2 pi + 1/2 log(2 pi e noise^2).
+    >>> round(Sinusoid(noise=0.1).entropy, 4)
+    0.9542
     """
 
-    def __init__(self, noise=0.1):
+    def __init__(self, noise: float = 0.1):
         self.noise = positive("noise", noise)
         self.box = ((-math.pi, math.pi), (-1 - 7 * self.noise, 1 + 7 * self.noise))
+        self.entropy = math.log(2 * math.pi) + 0.5 * math.log(2 * math.pi * math.e * self.noise**2)
 
-    @property
-    def entropy(self):
-        return math.log(2 * math.pi) + 0.5 * math.log(2 * math.pi * math.e * self.noise**2)
-
-    def _sample(self, n, generator):
-        x = uniform(n, -math.pi, math.pi, generator)
-        return torch.stack([x, x.sin() + self.noise * normal(n, 1, generator)[:, 0]], dim=1)
+    def _sample(self, n, rng):
+        x = uniform(n, -math.pi, math.pi, rng)
+        return torch.stack([x, x.sin() + self.noise * randn((n, 1), rng, like=DOUBLE)[:, 0]], dim=1)
 
     def _log_prob(self, x):
         x, y = x.unbind(1)
         residual = (y - x.sin()) / self.noise
         log_p = -0.5 * residual.square() - math.log(self.noise) - 1.5 * math.log(2 * math.pi)
-        return log_p.masked_fill(
-            x.abs() > float(np.float32(math.pi)), -math.inf
-        )  # samples are float32, and may round up to the edge
+        edge = float(np.float32(math.pi))  # samples are float32, and may round up to it
+        return log_p.masked_fill(x.abs() > edge, -math.inf)
 
 
 class Checkerboard(Density):
-    """Uniform on the eight dark unit squares of a 4 x 4 board over (-2, 2)^2; entropy log 8."""
+    """Uniform on the eight dark unit squares of a 4 x 4 board over (-2, 2)^2: entropy log 8.
+
+    >>> Checkerboard().log_prob(torch.tensor([[0.5, 0.5], [0.5, 1.5]])).exp()
+    tensor([0.1250, 0.0000])
+    """
 
     box = ((-2.0, 2.0), (-2.0, 2.0))
     noise = 0.125  # the edges are sharp: this is only the width that the quadrature resolves
     entropy = math.log(8)
 
-    def _sample(self, n, generator):
-        column = torch.randint(4, (n,), generator=generator)
-        row = 2 * torch.randint(2, (n,), generator=generator) + column % 2
-        within = torch.rand(n, 2, generator=generator, dtype=torch.float64).clamp(
-            max=1 - 2**-22
-        )  # stays inside in float32
+    def _sample(self, n, rng):
+        column = torch.randint(4, (n,), generator=rng)
+        row = 2 * torch.randint(2, (n,), generator=rng) + column % 2
+        within = rand((n, 2), rng, like=DOUBLE).clamp(max=1 - 2**-22)  # below 1 in float32, too
         return torch.stack([column, row], dim=1) - 2 + within
 
     def __repr__(self):
@@ -206,49 +208,48 @@ class Checkerboard(Density):
 class Rings(Density):
     """Three concentric circles of radius 1, 2 and 3, equally likely, with Gaussian noise.
 
-    A circle of radius R convolved with N(0, noise^2 I) has the closed form
-    exp(-(r - R)^2 / (2 noise^2)) I0e(r R / noise^2) / (2 pi noise^2), I0e the scaled Bessel function.
+    A circle of radius R convolved with N(0, noise^2 I) has the closed form exp(-(r - R)^2 /
+    (2 noise^2)) I0e(r R / noise^2) / (2 pi noise^2), I0e the scaled Bessel function.
+
+    >>> Rings().sample(1_000, seed=0).norm(dim=1).round().unique()
+    tensor([1., 2., 3.])
     """
 
     radii = (1.0, 2.0, 3.0)
 
-    def __init__(self, noise=0.08):
+    def __init__(self, noise: float = 0.08):
         self.noise = positive("noise", noise)
         reach = max(self.radii) + 7 * self.noise
         self.box = ((-reach, reach), (-reach, reach))
 
-    def _sample(self, n, generator):
-        radius = torch.tensor(self.radii, dtype=torch.float64)[
-            torch.randint(len(self.radii), (n,), generator=generator)
-        ]
-        angle = uniform(n, 0, 2 * math.pi, generator)
+    def _sample(self, n, rng):
+        choice = torch.randint(len(self.radii), (n,), generator=rng)
+        radius = torch.tensor(self.radii, dtype=torch.float64)[choice]
+        angle = uniform(n, 0, 2 * math.pi, rng)
         circle = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
-        return circle + self.noise * normal(n, 2, generator)
+        return circle + self.noise * randn((n, 2), rng, like=DOUBLE)
 
     def _log_prob(self, x):
-        r, radii = x.norm(dim=1, keepdim=True), torch.tensor(self.radii, dtype=torch.float64)
+        r, radii = x.norm(dim=1, keepdim=True), x.new_tensor(self.radii)
         bessel = torch.special.i0e(r * radii / self.noise**2).log()
-        log_ring = (
-            -0.5 * ((r - radii) / self.noise).square()
-            + bessel
-            - math.log(2 * math.pi * self.noise**2)
-        )
-        return torch.logsumexp(log_ring, dim=1) - math.log(len(self.radii))
+        log_rings = -0.5 * ((r - radii) / self.noise).square() + bessel
+        return torch.logsumexp(log_rings, dim=1) - math.log(3 * 2 * math.pi * self.noise**2)
 
 
 class Banana(Density):
-    """A bent Gaussian: x ~ N(0, 1), y = x^2 - 1 + noise. Bending preserves volume, so the entropy is the Gaussian's."""
+    """A bent Gaussian, x ~ N(0, 1) and y = x^2 - 1 + noise: bending preserves the entropy.
 
-    def __init__(self, noise=0.3):
+    >>> round(Banana(noise=0.3).entropy, 4)
+    1.6339
+    """
+
+    def __init__(self, noise: float = 0.3):
         self.noise = positive("noise", noise)
         self.box = ((-5.0, 5.0), (-1 - 7 * self.noise, 24 + 7 * self.noise))
+        self.entropy = math.log(2 * math.pi * math.e) + math.log(self.noise)
 
-    @property
-    def entropy(self):
-        return math.log(2 * math.pi * math.e) + math.log(self.noise)
-
-    def _sample(self, n, generator):
-        x, e = normal(n, 2, generator).unbind(1)
+    def _sample(self, n, rng):
+        x, e = randn((n, 2), rng, like=DOUBLE).unbind(1)
         return torch.stack([x, x.square() - 1 + self.noise * e], dim=1)
 
     def _log_prob(self, x):

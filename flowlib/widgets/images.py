@@ -244,7 +244,7 @@ def _check_images(name, flow, images, at_least=1):
             f"{name} is for flows of uint8 images (C, H, W), got a flow of shape {tuple(flow.shape)}"
         )
     if images is not None:
-        flow.check_input(images)
+        flow.as_input(images)
         if len(images) < at_least:
             raise ValueError(f"{name} takes at least {at_least} images, got {len(images)}")
 

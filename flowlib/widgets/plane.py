@@ -23,7 +23,7 @@ def explore_layers(flow, x, box=None):
     state      layer, points (n, 2), mesh (22, 200, 2)
     """
     _check_plane("explore_layers", flow)
-    flow.check_input(x)
+    flow.as_input(x)
     box = _box_around(x) if box is None else box
     lines = plotting.mesh(box)
     with torch.no_grad():
