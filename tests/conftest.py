@@ -2,6 +2,10 @@ import os
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
+
+# Without a driver, fake CUDA tensors end the process in a torch older than 2.10.
+collect_ignore = [] if TorchVersion(torch.__version__) >= "2.10" else ["test_cuda.py"]
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # many tests compare bits with a loop on the CPU
 torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other

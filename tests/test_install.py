@@ -118,7 +118,7 @@ data.load("digits")
 del os.environ["FLOWLIB_DATA"]
 try:
     data.load("digits")
-except ValueError as error:
+except FileNotFoundError as error:
     print(error)
 """
     message = python(site, "-c", code, FLOWLIB_DATA="data")
