@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOMEBODY = 12345  # in no list of users, so without a home, too
 LATER = {"accelerate", "ipywidgets", "matplotlib", "PIL", "scipy", "sklearn", "torchvision"}
-pytestmark = pytest.mark.xdist_group("install")
 
 
 def as_somebody():
@@ -119,7 +118,7 @@ data.load("digits")
 del os.environ["FLOWLIB_DATA"]
 try:
     data.load("digits")
-except ValueError as error:
+except FileNotFoundError as error:
     print(error)
 """
     message = python(site, "-c", code, FLOWLIB_DATA="data")
