@@ -1,4 +1,4 @@
-"""FlowDensity: scikit-learn's own checks, its errors by their text, and that it learns, repeats itself and fits into pipelines."""
+"""FlowDensity: scikit-learn's checks, no table by heart, its errors by their text."""
 
 import pickle
 
