@@ -30,15 +30,15 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     The Gaussian is fitted in closed form and whitens the rows. Affine couplings, the identity at
     first, then learn from whitened rows z with noise, (z + h e) / sqrt(1 + h²) with e ~ N(0, I). As
-    h falls in stages from 1 to `noise`, their task goes from nearly the Gaussian to nearly the rows
-    themselves. A third of the rows (at most 1,000) is held out: couplings are kept if they make
-    these likelier by two standard errors, and the first stage that makes them less likely is the
-    last. So a small table is not learned by heart: where little holds for new rows, the Gaussian
-    remains.
+    h falls in stages from 1 to `noise`, each twice as long as the one before, their task goes from
+    nearly the Gaussian to nearly the rows themselves. A third of the rows (at most 1,000) is held
+    out: couplings are kept if they make these likelier by two standard errors, and a stage that
+    makes them as much less likely is the last. So a small table is not learned by heart: where
+    little holds for new rows, the Gaussian remains.
 
     depth         couplings; each two share a random mask and its complement
     hidden        widths of the hidden layers of each coupling's network
-    steps         updates at most, shared by the stages
+    steps         updates at most, shared by the stages, at least one each
     batch_size    rows per update, drawn at random
     lr            Adam's learning rate, at its peak in every stage
     noise         h in the last stage
@@ -79,21 +79,22 @@ class FlowDensity(DensityMixin, BaseEstimator):
         z = gaussian(torch.tensor(X))[0][torch.randperm(n, generator=rng)]
         held_out, rows = z.tensor_split([min(n // 3, 1_000)])
         flow = Flow(_couplings(D, self.depth, self.hidden, rng), shape=(D,)).double()
-        best, self.loss_curve_ = copy.deepcopy(flow), []
+        best, self.loss_curve_ = copy.deepcopy(flow).requires_grad_(False), []
         stages = [h for h in (1.0, 0.5, 0.25) if h > self.noise] + [self.noise]
-        settings = {"steps": -(-self.steps // len(stages)), "batch_size": self.batch_size}
-        settings |= {"lr": self.lr, "clip": 10.0, "seed": rng, "snapshots": 4, "progress": False}
-        for noise in stages:
-            history = fit(flow, _NoisyRows(rows, noise), **settings)
+        settings = {"batch_size": self.batch_size, "lr": self.lr, "clip": 10.0, "seed": rng}
+        for k, noise in enumerate(stages):
+            steps = max(1, self.steps * 2**k // (2 ** len(stages) - 1))
+            noisy = _NoisyRows(rows, noise)
+            history = fit(flow, noisy, steps=steps, snapshots=4, progress=False, **settings)
             self.loss_curve_ += history.loss
-            gains = {}
-            for snapshot in history.snapshots:
-                gains[snapshot.flow] = snapshot.flow.log_prob(held_out) - best.log_prob(held_out)
-            candidate, gain = max(gains.items(), key=lambda item: item[1].mean())
-            if gain.mean() < 0:
-                break
-            if gain.mean() > 2 * gain.std() / math.sqrt(len(gain)):
+            scores = {s.flow: s.flow.log_prob(held_out) for s in history.snapshots[1:]}
+            candidate = max(scores, key=lambda flow: scores[flow].mean())
+            gain = scores[candidate] - best.log_prob(held_out)
+            error = 2 * gain.std() / math.sqrt(len(gain))
+            if gain.mean() > error:
                 best = candidate
+            elif gain.mean() < -error:
+                break
         self.flow_ = Flow(Chain(gaussian, *best.bijection), shape=(D,)).eval()
         return self
 
