@@ -41,7 +41,7 @@ def fitted():
 def test_a_small_table_is_not_learned_by_heart(load):
     rows = StandardScaler().fit_transform(load().data)
     gaussian = GaussianMixture(1, random_state=0)
-    flow = FlowDensity(depth=4, hidden=(32, 32), steps=200, batch_size=128, random_state=0)
+    flow = FlowDensity(depth=4, hidden=(32, 32), steps=200, batch_size=64, random_state=0)
     folds = KFold(3, shuffle=True, random_state=0)
     expected, found = (cross_val_score(model, rows, cv=folds).mean() for model in (gaussian, flow))
     assert found > expected - 0.1, f"{found:.2f} nats per row held out, a Gaussian {expected:.2f}"
@@ -132,7 +132,7 @@ def test_a_pickled_copy_is_the_same_model(fitted):
 
 
 def test_a_grid_search_over_a_pipeline(fitted):
-    pipeline = make_pipeline(StandardScaler(), clone(fitted).set_params(hidden=(32,), steps=300))
+    pipeline = make_pipeline(StandardScaler(), clone(fitted).set_params(hidden=(32,), steps=200))
     search = GridSearchCV(pipeline, {"flowdensity__lr": [1e-6, 1e-2]}, cv=2).fit(X)
     assert search.best_params_ == {"flowdensity__lr": 1e-2}
     assert search.best_estimator_.score_samples(X).shape == (300,)
