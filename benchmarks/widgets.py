@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,47 +26,24 @@ VALUES, TURNS, TARGET_MS = 9, 3, 100
 
 
 def explorers():
-    """(explorer's name, flow's name, whether the target holds for it, function that makes it)."""
-    for name, density in [
-        ("moons", data.TwoMoons(noise=0.05)),
-        ("sinusoid", data.Sinusoid(noise=0.1)),
-    ]:
+    """(explorer's name, flow's name, whether the target is meant for it, function that makes it)"""
+    densities = {"moons": data.TwoMoons(noise=0.05), "sinusoid": data.Sinusoid(noise=0.1)}
+    for name, density in densities.items():
         flow, x = checkpoints.load(name), density.sample(1_000, seed=0)
-        yield "explore_layers", name, True, lambda flow=flow, x=x: widgets.explore_layers(flow, x)
-        yield "explore_latent", name, True, lambda flow=flow: widgets.explore_latent(flow)
         history = training.fit(flow, density, steps=24, snapshots=12, seed=0, progress=False)
-        yield (
-            "explore_training",
-            name,
-            True,
-            lambda history=history: widgets.explore_training(history),
-        )
+        yield "explore_layers", name, True, partial(widgets.explore_layers, flow, x)
+        yield "explore_latent", name, True, partial(widgets.explore_latent, flow)
+        yield "explore_training", name, True, partial(widgets.explore_training, history)
     for name in ["mnist_mlp", "mnist_small", "cifar10_small", "faces_small"]:
-        flow = checkpoints.load(name)
-        images = data.load(name.split("_")[0], standin=True).test[:40]
-        target = name.startswith("mnist")
-        yield (
-            "latent_sliders",
-            name,
-            target,
-            lambda f=flow, x=images: widgets.latent_sliders(
-                f, widgets.principal_directions(f, x), x[:4]
-            ),
-        )
-        yield (
-            "interpolate",
-            name,
-            target,
-            lambda f=flow, x=images: widgets.interpolate(f, x[0], x[1]),
-        )
-        yield "manifold", name, target, lambda f=flow, x=images: widgets.manifold(f, x[:4])
+        flow, target = checkpoints.load(name), name.startswith("mnist")
+        x = data.load(name.split("_")[0], standin=True).test[:40]
+        directions = widgets.principal_directions(flow, x)
+        sliders = partial(widgets.latent_sliders, flow, directions, x[:4])
+        yield "latent_sliders", name, target, sliders
+        yield "interpolate", name, target, partial(widgets.interpolate, flow, x[0], x[1])
+        yield "manifold", name, target, partial(widgets.manifold, flow, x[:4])
         if name != "mnist_mlp":  # it has no scales
-            yield (
-                "explore_scales",
-                name,
-                target,
-                lambda f=flow, x=images: widgets.explore_scales(f, x[0], x[1]),
-            )
+            yield "explore_scales", name, target, partial(widgets.explore_scales, flow, x[0], x[1])
 
 
 def update_times(explorer):
@@ -103,15 +81,8 @@ def main():
                 f"{kind}worst_ms": round(1_000 * max(times), 1),
             }
         rows.append(row)
-        print(
-            f"{name:17} {flow:13}",
-            *(
-                f"{key} {value:6.1f} "
-                for key, value in row.items()
-                if key.endswith(("median_ms", "worst_ms"))
-            ),
-            flush=True,
-        )
+        numbers = [f"{key} {value}" for key, value in row.items() if key.endswith("n_ms")]
+        print(f"{name:17} {flow:13}", *numbers, f"worst_ms {row['worst_ms']}", flush=True)
     result = {
         "rows": rows,
         "torch_threads": torch.get_num_threads(),

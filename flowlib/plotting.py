@@ -1,113 +1,117 @@
-"""The figures of the series, in one style. Each function draws on axes that it is given, or returns a new figure.
+"""The figures of the series, in one style: each function draws on given axes, or returns a figure.
 
-Call `use_style()` once per notebook. Colours: data blue, model orange, truth green; densities in cividis.
+Call `use_style()` once per notebook. Colours: data blue, model orange, truth green; densities in
+cividis. Whatever holds numbers can be drawn: tensors of any device, with gradients or without,
+arrays, data frames. A `box` is ((left, right), (bottom, top)).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-__all__ = [
-    "BLUE",
-    "ORANGE",
-    "GREEN",
-    "LATENT_BOX",
-    "use_style",
-    "evaluate_on_grid",
-    "density",
-    "points",
-    "frame",
-    "square",
-    "mesh",
-    "draw_mesh",
-    "four_panels",
-    "layer_strip",
-    "loss_curve",
-    "image_grid",
-]
+from .common import as_tensor, generator
+from .flow import Flow
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 LATENT_BOX = ((-4.0, 4.0), (-4.0, 4.0))
 
 
-def use_style():
+def use_style() -> None:
     """Switch matplotlib to the style of the series, `flow.mplstyle`."""
     plt.style.use(Path(__file__).with_name("flow.mplstyle"))
 
 
-@torch.no_grad()
-def evaluate_on_grid(log_prob, box, resolution=200):
-    """exp(log_prob) at the midpoints of a grid over `box`: (resolution, resolution), rows bottom to top; and the area of a cell.
+def to_numpy(values) -> np.ndarray:
+    """Any numbers as an array, off the GPU and without gradients."""
+    return as_tensor(values).detach().cpu().numpy()
 
-    The mean of the values times the area of the box approximates the mass in it.
+
+@torch.no_grad()
+def evaluate_on_grid(log_prob: Callable, box, resolution: int = 200) -> tuple[torch.Tensor, float]:
+    """exp(log_prob) at the midpoints of a grid over `box`, and the area of a cell of the grid.
+
+    The values, (resolution, resolution), run from bottom to top and from left to right; their sum
+    times the area approximates the mass in the box. The `log_prob` of a `Flow` is evaluated in the
+    flow's dtype and on its device; any other function (n, 2) -> (n,) is given torch's default.
+
+    >>> p, area = evaluate_on_grid(lambda x: -x.square().sum(1), ((-3, 3), (-3, 3)))
+    >>> round(float(p.sum() * area), 4)         # the integral is pi
+    3.1415
     """
     axes = [low + (high - low) * (torch.arange(resolution) + 0.5) / resolution for low, high in box]
-    p = log_prob(torch.cartesian_prod(*axes)).exp().view(resolution, resolution).T
+    grid, flow = torch.cartesian_prod(*axes), getattr(log_prob, "__self__", None)
+    if isinstance(flow, Flow):
+        grid, _ = flow.as_input(grid)
+    p = log_prob(grid).exp().view(resolution, resolution).T.cpu()
     (left, right), (bottom, top) = box
     return p, (right - left) * (top - bottom) / resolution**2
 
 
-def density(ax, log_prob, box, resolution=200, vmax=None):
-    """Draw exp(log_prob), a function (n, 2) -> (n,), as a heat map over `box`; return the image."""
+def density(ax: Axes, log_prob: Callable, box, resolution: int = 200, vmax=None) -> AxesImage:
+    """Draw exp(log_prob) as a heat map over `box`, as `evaluate_on_grid` has it."""
     p, _ = evaluate_on_grid(log_prob, box, resolution)
-    image = ax.imshow(
-        p.numpy(),
-        extent=[*box[0], *box[1]],
-        origin="lower",
-        vmin=0,
-        vmax=vmax,
-        interpolation="bilinear",
-    )
+    look = {"origin": "lower", "interpolation": "bilinear", "extent": [*box[0], *box[1]]}
+    image = ax.imshow(p.numpy(), vmin=0, vmax=vmax, **look)
     frame(ax, box)
     return image
 
 
-def points(ax, x, box, color=BLUE, size=4):
+def points(ax: Axes, x, box, color=BLUE, size: float = 4) -> PathCollection:
     """Scatter points (n, 2) at equal aspect; `color` is one colour, or one number per point."""
-    cmap = None if isinstance(color, str) else "viridis"
-    ax.scatter(*x.T, c=color, s=size, linewidths=0, cmap=cmap)
+    look = {"c": color} if isinstance(color, str) else {"c": to_numpy(color), "cmap": "viridis"}
     frame(ax, box)
+    return ax.scatter(*to_numpy(x).T, s=size, linewidths=0, **look)
 
 
-def frame(ax, box):
+def frame(ax: Axes, box) -> None:
+    """Show `box` at equal aspect."""
     ax.set(xlim=box[0], ylim=box[1], aspect="equal")
 
 
 def square(box):
-    """The smallest square with the same centre that holds the box, so that panels in a row are of one size."""
+    """The smallest square box around the same centre, for panels of one size in a row.
+
+    >>> square(((-1, 3), (0, 2)))
+    ((-1.0, 3.0), (-1.0, 3.0))
+    """
     half = max(high - low for low, high in box) / 2
     return tuple(((low + high) / 2 - half, (low + high) / 2 + half) for low, high in box)
 
 
-def mesh(box, lines=11, per_line=200):
-    """A square mesh of straight lines over `box`: (2 lines, per_line, 2), to be pushed through a map and drawn."""
-    (left, right), (bottom, top) = box
-    u, v = torch.linspace(left, right, per_line), torch.linspace(bottom, top, per_line)
-    vertical = [
-        torch.stack([torch.full((per_line,), s), v], 1)
-        for s in torch.linspace(left, right, lines).tolist()
-    ]
-    horizontal = [
-        torch.stack([u, torch.full((per_line,), s)], 1)
-        for s in torch.linspace(bottom, top, lines).tolist()
-    ]
-    return torch.stack(vertical + horizontal)
+def mesh(box, lines: int = 11, per_line: int = 200) -> torch.Tensor:
+    """A mesh of straight lines over `box`, to be pushed through a map: (2 lines, per_line, 2).
+
+    >>> mesh(((-1, 1), (-1, 1))).shape
+    torch.Size([22, 200, 2])
+    """
+    x, y = (torch.linspace(*side, lines) for side in box)
+    along_x, along_y = (torch.linspace(*side, per_line) for side in box)
+    vertical = torch.cartesian_prod(x, along_y)
+    horizontal = torch.cartesian_prod(y, along_x).flip(1)
+    return torch.cat([vertical, horizontal]).view(-1, per_line, 2)
 
 
-def draw_mesh(ax, curves, color="0.55"):
-    ax.add_collection(LineCollection(curves.numpy(), colors=color, linewidths=0.6, zorder=0))
+def draw_mesh(ax: Axes, curves, color: str = "0.55") -> LineCollection:
+    """Draw curves (m, n, 2), as of `mesh`, below everything else."""
+    lines = LineCollection(to_numpy(curves), colors=color, linewidths=0.6, zorder=0)
+    return ax.add_collection(lines)
 
 
 @torch.no_grad()
-def four_panels(flow, x, box, seed=0):
-    """Both directions in four panels: data x and its latents f(x); fresh latents z and their points in data space.
+def four_panels(flow: Flow, x, box, seed: int = 0) -> Figure:
+    """Both directions: data x (n, 2) and its latents f(x); fresh latents z and their points f⁻¹(z).
 
     Colour marks where a point stood along the first axis of the panel in which it starts.
     """
-    z = torch.randn(len(x), 2, generator=torch.Generator().manual_seed(seed))
+    x, _ = flow.as_input(x)
+    z = flow.draw_latents(len(x), generator(seed))
     panels = [
         (x, square(box), x[:, 0], "data  x"),
         (flow(x)[0], LATENT_BOX, x[:, 0], "its latents  z = f(x)"),
@@ -121,28 +125,29 @@ def four_panels(flow, x, box, seed=0):
     return fig
 
 
-@torch.no_grad()
-def layer_strip(flow, x, box, columns=5):
-    """From data to latent, layer by layer: points (n, 2), coloured by their first coordinate, on a mesh that warps along."""
-    states = flow.intermediates(x)
+def layer_strip(flow: Flow, x, box, columns: int = 5) -> Figure:
+    """From data to latent, layer by layer: points (n, 2), coloured by their first coordinate, on a
+    mesh that warps along."""
+    x, _ = flow.as_input(x)
     lines = mesh(box)
-    meshes = [state.view(lines.shape) for state in flow.intermediates(lines.view(-1, 2))]
+    states = flow.intermediates(x)
+    meshes = flow.intermediates(flow.as_input(lines.view(-1, 2))[0])
     rows = -(-len(states) // columns)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(1.5 * columns, 1.7 * rows), squeeze=False, layout="compressed"
-    )
+    size = (1.5 * columns, 1.7 * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="compressed")
     for ax in axes.flat[len(states) :]:
         ax.set_axis_off()
-    for k, ax in enumerate(axes.flat[: len(states)]):
-        draw_mesh(ax, meshes[k])
-        points(ax, states[k], square(box) if k == 0 else LATENT_BOX, x[:, 0], size=3)
+    for k, (ax, state, warped) in enumerate(zip(axes.flat, states, meshes)):
+        draw_mesh(ax, warped.view(lines.shape))
+        points(ax, state, square(box) if k == 0 else LATENT_BOX, x[:, 0], size=3)
         ax.set_title("data" if k == 0 else f"after layer {k}")
         ax.set(xticks=[], yticks=[])
     return fig
 
 
-def loss_curve(ax, history, floor=None, color=ORANGE, label="loss"):
-    """The loss per step, faint; its running mean; and the entropy of the data as the floor that no model can pass."""
+def loss_curve(ax: Axes, history, floor=None, color: str = ORANGE, label: str = "loss") -> None:
+    """The loss per step, faint; its running mean; and, as the floor that no model can pass, the
+    entropy of the data."""
     loss = np.asarray(history.loss)
     width = max(1, min(25, len(loss) // 10))
     steps = np.arange(1, len(loss) + 1)
@@ -155,12 +160,19 @@ def loss_curve(ax, history, floor=None, color=ORANGE, label="loss"):
     ax.legend()
 
 
-def image_grid(ax, images, columns=6):
-    """Draw uint8 images (n, C, H, W) as one picture, `columns` to a row with a pixel between them; return the image."""
+def tiles(images, columns: int = 1) -> np.ndarray:
+    """uint8 images (n, C, H, W) as one picture (height, width, 3), with a pixel between them.
+
+    >>> tiles(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), columns=2).shape
+    (19, 19, 3)
+    """
     from torchvision.utils import make_grid
 
+    grid = make_grid(as_tensor(images).cpu(), nrow=columns, padding=1, pad_value=128)
+    return grid.permute(1, 2, 0).numpy()
+
+
+def image_grid(ax: Axes, images, columns: int = 6) -> AxesImage:
+    """Draw uint8 images (n, C, H, W) as one picture, `columns` to a row."""
     ax.set_axis_off()
-    return ax.imshow(
-        make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy(),
-        interpolation="nearest",
-    )
+    return ax.imshow(tiles(images, columns), interpolation="nearest")

@@ -96,6 +96,47 @@ def test_four_panels_show_data_latents_and_samples(flow):
     plt.close(figure)
 
 
+def hostile(kind, flow):
+    """A flow and points as users have them: (flow, x)."""
+    x = torch.randn(20, 2)
+    if kind == "float64":
+        return flow.double(), x
+    if kind == "attached":
+        return flow, torch.nn.Linear(2, 2)(x)
+    return flow.requires_grad_(False), x.numpy()[::-1]
+
+
+@pytest.mark.parametrize("kind", ["float64", "attached", "frozen, arrays"])
+def test_figures_take_what_a_user_has(ax, flow, kind):
+    flow, x = hostile(kind, flow)
+    plotting.density(ax, flow.log_prob, BOX, resolution=8)
+    plotting.points(ax, x, BOX, color=x[:, 0])
+    plotting.draw_mesh(ax, flow.inverse(flow.draw_latents(6))[0].view(2, 3, 2))
+    figures = [plotting.four_panels(flow, x, BOX), plotting.layer_strip(flow, x, BOX), ax.figure]
+    for figure in figures:
+        draw(figure)
+        plt.close(figure)
+
+
+def test_grids_follow_a_flow_whatever_the_default_dtype(flow):
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert plotting.evaluate_on_grid(flow.log_prob, BOX, 4)[0].dtype == torch.float32
+        p, _ = plotting.evaluate_on_grid(flow.double().log_prob, BOX, 4)
+        assert p.dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_tiles_leave_a_pixel_between_images(ax):
+    images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+    picture = plotting.tiles(images.numpy()[::-1], columns=2)
+    assert picture.shape == (19, 19, 3)
+    assert np.array_equal(picture[1:9, 1:9, 0], images[3, 0])
+    drawn = plotting.image_grid(ax, images, columns=2).get_array()
+    assert np.array_equal(drawn[1:9, 1:9, 0], images[0, 0])
+
+
 @pytest.mark.parametrize("columns", [2, 5])
 def test_layer_strip_shows_the_data_and_every_layer(flow, columns):
     x = torch.randn(20, 2)
