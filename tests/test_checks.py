@@ -606,7 +606,7 @@ class Frozen(Bijection):
     def __init__(self):
         super().__init__()
         self.matrix = nn.Parameter(torch.eye(4)[[2, 0, 3, 1]], requires_grad=False)
-        self.where = nn.Parameter(torch.tensor([3, 2, 1, 0]), requires_grad=False)
+        self.where = nn.Parameter(torch.tensor([2, 0, 3, 1]), requires_grad=False)
 
     def forward(self, x, context=None):
         return (x @ self.matrix)[:, self.where], x.new_zeros(len(x))
