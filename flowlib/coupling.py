@@ -27,8 +27,9 @@ class Coupling(Bijection):
     def __init__(self, mask: Tensor, network: Callable):
         super().__init__()
         if not torch.is_tensor(mask) or mask.dtype != torch.bool or mask.dim() not in (1, 2):
-            what = f"{mask.dtype} {tuple(mask.shape)}" if torch.is_tensor(mask) else repr(mask)
-            raise ValueError(f"a coupling mask must be a boolean (D,), (C,) or (H, W), got {what}")
+            got = f"{mask.dtype} {tuple(mask.shape)}" if torch.is_tensor(mask) else repr(mask)
+            what = "a boolean vector or a boolean board (H, W)"
+            raise ValueError(f"a coupling mask must be {what}, got {got}")
         if mask.all():
             what = f"all {mask.numel()} dimensions pass through"
             raise ValueError(f"this mask leaves nothing to transform: {what}")

@@ -140,7 +140,8 @@ class Flow(nn.Module):
         if self.dequantize is None:
             _check_values(x, "data points")
         elif (bits := self.dequantize.bits) < 8 and not holds((x < 2**bits).all()):
-            raise ValueError(f"{bits} bits hold 0 ... {2**bits - 1}, got {int(x.max())}")
+            what = f"it takes 0 ... {2**bits - 1}, got {int(x.max())}"
+            raise ValueError(f"this flow begins with Dequantize(bits={bits}), so {what}")
         return x, self.check_context(context, len(x))
 
     def check_context(self, context, rows: int, values: bool = True) -> Tensor | None:
@@ -167,7 +168,8 @@ class Flow(nn.Module):
             raise ValueError(f"a flow in {like.dtype} is too coarse for densities: {why}")
         if values.dim() == 0 or values.shape[1:] != shape:
             expected = ", ".join(map(str, ("B", *shape)))
-            raise ValueError(f"this flow takes {what} ({expected}), got {tuple(values.shape)}")
+            what = f"{what} of shape ({expected}), got {tuple(values.shape)}"
+            raise ValueError(f"this flow takes {what}")
         if what == "data" and self.dequantize is not None:
             if values.dtype != torch.uint8:
                 what = f"uint8 images, got {values.dtype}"

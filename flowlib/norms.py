@@ -106,16 +106,16 @@ class ActNorm(Bijection):
         """Set b and s so that forward(x), or with `inverse` inverse(x), has mean 0 and variance 1.
         Raises ValueError for a batch that does not tell them."""
         check_width(x, len(self.shift))
-        std, mean = torch.std_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
         refused = f"ActNorm cannot be initialised from {len(x)} rows: "
         if x.numel() <= x.shape[1]:
             raise ValueError(f"{refused}use a larger batch")
         if not x.isfinite().all():
             raise ValueError(f"{refused}they hold NaN or infinity")
+        std, mean = torch.std_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
         if not std.isfinite().all():
             raise ValueError(f"{refused}values up to {x.abs().max():.0e} are too large to square")
         if not (std > 0).all():
-            why = f"channel {int((std == 0).nonzero()[0])} is constant in this batch"
+            why = f"channel {int((std == 0).nonzero()[0])} is constant in the batch given"
             raise ValueError(f"{refused}{why}: remove it, or, if it does vary, use a larger batch")
         self.shift.copy_(-mean / std if inverse else mean)
         self.log_scale.copy_(std.log() if inverse else -std.log())

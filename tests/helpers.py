@@ -14,7 +14,7 @@ def randomise(module, size=0.1, seed=0):
         for layer in module.modules():
             if isinstance(layer, ActNorm):
                 layer.initialised.fill_(True)
-            if isinstance(layer, BatchNorm):
+            if isinstance(layer, (BatchNorm, torch.nn.BatchNorm2d)):
                 layer.running_mean.copy_(torch.randn(layer.running_mean.shape, generator=rng))
                 layer.running_var.copy_(torch.rand(layer.running_var.shape, generator=rng) + 0.5)
     return module.eval()
