@@ -75,8 +75,10 @@ def holds(condition: Tensor) -> bool:
 
 def randn(shape, generator: torch.Generator | None, like: Tensor, draw=torch.randn) -> Tensor:
     """Standard normal draws in the dtype and on the device of `like`, whatever the generator's."""
-    device = like.device if generator is None else generator.device
-    return draw(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    if generator is None:
+        return draw(shape, dtype=like.dtype, device=like.device)
+    drawn = draw(shape, generator=generator, dtype=like.dtype, device=generator.device)
+    return drawn.to(like.device)
 
 
 rand = functools.partial(randn, draw=torch.rand)  # the same, uniform on [0, 1)

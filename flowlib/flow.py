@@ -69,6 +69,8 @@ class Flow(nn.Module):
         x, context = self._fit(x, self.shape, "data", context)
         if noise is not None and self.dequantize is None:
             raise ValueError("noise is for a flow that begins with Dequantize; this one does not")
+        if not (noise is None or isinstance(noise, float)):
+            noise = as_tensor(noise, "noise").to(self._like())
         z, log_det = self.bijection(x, context, **_given(noise))
         if z.dim() != 2:
             raise ValueError(f"a flow's latents are (B, D), got {tuple(z.shape)}: add a Flatten")

@@ -28,9 +28,8 @@ class MLP(nn.Sequential):
         if in_features + context_features < 1:
             raise ValueError("an MLP needs at least one input: in_features + context_features is 0")
         if not isinstance(hidden, (tuple, list)):
-            raise ValueError(
-                f"hidden must list the hidden widths, such as (64, 64), got {hidden!r}"
-            )
+            what = "the widths of the hidden layers, such as (64, 64)"
+            raise ValueError(f"hidden must list {what}, got {hidden!r}")
         widths = [in_features + context_features, *hidden]
         layers = []
         for n_in, n_out in zip(widths, widths[1:]):

@@ -1,4 +1,5 @@
-"""The laws that every bijection keeps, over one dictionary of constructors; then what each one promises by itself."""
+"""The laws that every bijection keeps, over one dictionary of constructors; then what each one
+promises by itself."""
 
 import copy
 import math

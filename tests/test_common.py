@@ -150,7 +150,7 @@ def test_an_unknown_attribute_is_an_attribute_error():
 
 
 def imported_floors(path):
-    """The floors of the house that a file of flowlib imports from, wherever in the file the import stands."""
+    """The floors of the house that a file of flowlib imports from, wherever in it that stands."""
     here = ("flowlib", *path.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,5 @@
-"""Couplings: what passes through, what changes, and what is refused. Their inverses and determinants: test_bijections.py."""
+"""Couplings: what passes through, what changes, and what is refused. Their inverses and
+determinants: test_bijections.py."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""Flows of images: squeezing, masks on channels and positions, convolutional couplings, several scales, learned noise."""
+"""Flows of images: squeezing, masks on channels and positions, convolutional couplings, several
+scales, learned noise."""
 
 import copy
 import math
@@ -172,7 +173,7 @@ def test_squeeze_refuses_what_it_cannot_halve():
         Squeeze()(torch.zeros(1, 3, 5, 4))
     with pytest.raises(ValueError, match="un-squeezing takes"):
         Squeeze().inverse(torch.zeros(1, 3, 2, 2))
-    with pytest.raises(ValueError, match="unknown order 'rows'; there are colour, board"):
+    with pytest.raises(ValueError, match="unknown order 'rows'; there are channel, checkerboard"):
         Squeeze("rows")
 
 
@@ -186,15 +187,6 @@ def test_batch_norm_takes_statistics_of_what_changed_only(mask):
     changed = z[:, :, ~BOARD] if mask.dim() == 2 else z[:, ~CHANNELS].flatten(2)
     assert_close(changed.mean((0, 2)), torch.zeros(changed.shape[1]).double(), 1e-10)
     assert_close(changed.var((0, 2), correction=0), torch.ones(changed.shape[1]).double(), 1e-3)
-
-
-def test_batch_norm_with_moving_averages_trains_with_the_statistics_that_it_stores():
-    layer, x = BatchNorm(4, moving_average=True).double(), 3 + images(50, 4, 4, 4)
-    z, log_det = layer.train()(x)
-    again, log_det_again = layer.eval()(x)
-    assert_close(z, again, 1e-10)
-    assert_close(log_det, log_det_again, 1e-10)
-    assert_close(layer.running_mean, 0.1 * x.mean((0, 2, 3)), 1e-10)
 
 
 # Learned masks
@@ -336,7 +328,7 @@ def test_latents_split_into_scales_the_finest_first():
 
 
 def test_the_first_part_of_the_latents_is_factored_out_of_one_colour_of_the_board():
-    """With one squeeze as the only layer, the first latents are the odd fields and the last ones the even fields."""
+    """With one squeeze as the only layer, the first latents are the odd fields, the last the even."""
     x = torch.arange(16.0).view(1, 1, 4, 4)
     z, _ = MultiScale((1, 4, 4), Squeeze("checkerboard"), Squeeze())(x)
     assert set(z[0, :8].tolist()) == set(x[0, 0][~BOARD].tolist())
@@ -353,7 +345,8 @@ def test_scales_that_do_not_divide_the_image_are_refused():
 
 
 def test_learned_noise_gives_a_bound_of_probabilities_that_agree_with_the_samples():
-    """All 16 images of 2 x 2 pixels of 1 bit: many draws of the noise average to P(x); samples clamp what leaves [0, 1]."""
+    """All 16 images of 2 x 2 pixels of 1 bit: many draws of the noise average to P(x); samples clamp
+    what leaves [0, 1]."""
     flow = shaken(
         models.realnvp_image(
             (1, 2, 2), scales=1, width=4, blocks=1, dequant_couplings=2, bits=1, batch_norm=False
@@ -362,12 +355,8 @@ def test_learned_noise_gives_a_bound_of_probabilities_that_agree_with_the_sample
     )
     x = torch.cartesian_prod(*[torch.arange(2)] * 4).view(16, 1, 2, 2).to(torch.uint8)
     with torch.no_grad():
-        P = (
-            torch.stack([flow.log_prob(x) for _ in range(1_000)])
-            .logsumexp(0)
-            .sub(math.log(1_000))
-            .exp()
-        )
+        draws = torch.cat([flow.log_prob(x.repeat(200, 1, 1, 1)).view(200, 16) for _ in range(5)])
+        P = (draws.logsumexp(0) - math.log(1_000)).exp()
         y = torch.cat([flow.bijection[1:].inverse(flow.draw_latents(20_000))[0] for _ in range(2)])
     inside = ((y >= 0) & (y < 1)).flatten(1).all(1)
     code = ((2 * y[inside]).floor().long().flatten(1) * torch.tensor([8, 4, 2, 1])).sum(1)
@@ -451,7 +440,7 @@ def test_a_compiled_training_is_compiled_once_and_learns_the_same(monkeypatch):
     losses = {}
     for compiled in (False, True):
         torch.manual_seed(0)
-        flow = models.realnvp_image((1, 4, 4), scales=2, width=4, blocks=1, dequant_couplings=1)
+        flow = models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, dequant_couplings=1)
         settings = {
             "epochs": 2,
             "batch_size": 16,
