@@ -100,7 +100,7 @@ def test_forward_never_waits_for_the_device(flow):
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_step_of_adam_never_waits_for_the_device(name):
-    """Fake tensors cannot go backwards without a GPU; the meta device can, and has no values too."""
+    """Fake tensors cannot go backwards without a GPU; the meta device can, and has no values."""
     flow = initialised(BUILDERS[name]()).to("meta").train()
     optimizer, given = torch.optim.Adam(flow.parameters(), foreach=True), batch(flow, device="meta")
     with NeverWaiting():
@@ -170,7 +170,7 @@ class Branch(Bijection):
 def test_a_layer_that_waits_for_the_device_is_found(layer):
     with (
         FakeTensorMode(),
-        pytest.raises(Exception, match="waits for|copies an index|data-dep|nonzero|_local"),
+        pytest.raises(Exception, match=r"waits for|copies an index|data-dep|nonzero|_local"),
     ):
         x = torch.randn(4, 2, device="cuda")
         with NeverWaiting():
