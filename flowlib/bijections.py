@@ -5,7 +5,6 @@ where log_det, shape (B,), is log |det| of the Jacobian of the direction asked f
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,6 @@ class Bijection(nn.Module):
     """An invertible map with a tractable Jacobian determinant.
 
     Shapes: x and z (B, ...), context (B, C) or None, log_det (B,).
-
     >>> class Mirror(Bijection):
     ...     def forward(self, x, context=None):
     ...         return -x, x.new_zeros(len(x))
@@ -75,13 +73,10 @@ def shared_log_det(log_scale: Tensor, x: Tensor) -> Tensor:
 class Chain(nn.Sequential, Bijection):
     """Bijections one after the other, indexed, sliced and added like an `nn.Sequential`.
 
-    forward   z = f_K( ... f_1(x))
-    log_det   sum of log |det df_k|, each taken where it acts
-    inverse   x = f_1^-1( ... f_K^-1(z))
-    log_det   sum of log |det df_k^-1|
+    forward   z = f_K( ... f_1(x))            log_det   sum log |det df_k|, each where it acts
+    inverse   x = f_1^-1( ... f_K^-1(z))      log_det   sum log |det df_k^-1|
 
     `noise` is for a `Dequantize` in the first place. Raises ValueError for an empty chain.
-
     >>> Chain(Logit(), Flatten((1, 4, 4)))(torch.rand(3, 1, 4, 4))[0].shape
     torch.Size([3, 16])
     """
@@ -95,10 +90,10 @@ class Chain(nn.Sequential, Bijection):
         return Chain(*self, *other) if isinstance(other, Chain) else NotImplemented
 
     def forward(self, x, context=None, noise=None):
-        total, first = 0.0, {} if noise is None else {"noise": noise}
+        total, first = 0.0, [] if noise is None else [noise]
         for bijection in self:
-            x, log_det = bijection(x, context, **first)
-            total, first = total + log_det, {}
+            x, log_det = bijection(x, context, *first)
+            total, first = total + log_det, []
         return x, total
 
     def inverse(self, z, context=None):
@@ -136,8 +131,7 @@ class Logit(Bijection):
     log_det   minus the above; in terms of z, -log p - log(1 - p) = softplus(z) + softplus(-z)
 
     The formula is the authors' code's; the paper prints alpha + (1 - alpha) x, which diverges at 1.
-    NaN for x outside [0, 1] by more than alpha / (1 - 2 alpha); ValueError unless 0 <= alpha < 0.5.
-
+    NaN for x outside [0, 1] by more than alpha / (1 - 2 alpha), where 0 <= alpha < 0.5.
     >>> Logit()(torch.tensor([[0.0, 0.5, 1.0]]))[0]
     tensor([[-2.9444,  0.0000,  2.9444]])
     """
@@ -158,16 +152,16 @@ class Logit(Bijection):
 
 
 class Flatten(Bijection):
-    """Images (B, *shape) as vectors (B, D), row by row; ValueError for another shape.
+    """Images (B, *shape) as vectors (B, D), row by row.
 
-    forward   z_i = x_{c,h,w},  i = (c H + h) W + w, log_det 0
-    inverse   the same, backwards
+    forward   z_i = x_{c,h,w},  i = (c H + h) W + w      log_det   0
+    inverse   the same, backwards                        log_det   0
 
     >>> Flatten((1, 4, 4))(torch.rand(3, 1, 4, 4))[0].shape
     torch.Size([3, 16])
     """
 
-    def __init__(self, shape: Sequence[int]):
+    def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.shape = torch.Size(shape)
 
@@ -183,13 +177,11 @@ class Flatten(Bijection):
 
 
 class SoftLog(Bijection):
-    """The identity up to |x| = tau > 0, logarithmic beyond: no latent value runs away (Andrade,
-    arXiv 2402.16408). With the excess e = max(|x| - tau, 0), and e' = max(|z| - tau, 0):
+    """The identity up to |x| = tau > 0, then logarithmic: no value runs away (arXiv 2402.16408).
+    With the excess e = max(|x| - tau, 0), and e' = max(|z| - tau, 0):
 
-    forward   z = sign(x) (min(|x|, tau) + log(1 + e))
-    log_det   -sum log(1 + e)
-    inverse   x = sign(z) (min(|z|, tau) + exp(e') - 1)
-    log_det   +sum e'
+    forward   z = sign(x) (min(|x|, tau) + log(1 + e))      log_det   -sum log(1 + e)
+    inverse   x = sign(z) (min(|z|, tau) + exp(e') - 1)     log_det   +sum e'
 
     >>> SoftLog(tau=2.0)(torch.tensor([[1.0, 1_000.0]]))[0]
     tensor([[1.0000, 8.9068]])
@@ -216,13 +208,10 @@ class SoftLog(Bijection):
 class Diagonal(Bijection):
     """One learned scale per dimension, where NICE changes volume (arXiv 1410.8516, section 3.3).
 
-    forward   z = x exp(s)
-    log_det   H W sum s
-    inverse   x = z exp(-s)
-    log_det   -H W sum s
+    forward   z = x exp(s)      log_det    H W sum s
+    inverse   x = z exp(-s)     log_det   -H W sum s
 
     Shapes: x (B, D), or (B, D, H, W) with one scale per channel; s (D,), starting at 0.
-
     >>> Diagonal(2)(torch.ones(1, 2))[1]
     tensor([0.], grad_fn=<ExpandBackward0>)
     """
@@ -241,18 +230,16 @@ class Diagonal(Bijection):
 
 
 class Permute(Bijection):
-    """A fixed reordering of dimensions (B, D) or channels (B, D, H, W); log_det is 0 both ways.
+    """A fixed reordering of dimensions (B, D) or channels (B, D, H, W).
 
-    forward   z_i = x_order[i]
-    inverse   x_order[i] = z_i
-
-    Raises ValueError unless `order` holds each of 0 ... D-1 once.
+    forward   z_i = x_order[i]      log_det   0
+    inverse   x_order[i] = z_i      log_det   0
 
     >>> Permute([2, 0, 1])(torch.tensor([[10.0, 20.0, 30.0]]))[0]
     tensor([[30., 10., 20.]])
     """
 
-    def __init__(self, order: Sequence[int] | Tensor):
+    def __init__(self, order: list[int] | Tensor):
         super().__init__()
         order = torch.as_tensor(order)
         fits = order.dim() == 1 and order.dtype == torch.long
@@ -270,15 +257,14 @@ class Permute(Bijection):
 
 
 class Squeeze(Bijection):
-    """Blocks of 2 x 2 pixels into 4 channels; log_det is 0 both ways (Real NVP, section 3.6).
+    """Blocks of 2 x 2 pixels into 4 channels (Real NVP, section 3.6).
 
-    forward   (B, C, H, W) -> (B, 4 C, H / 2, W / 2)
+    forward   x (B, C, H, W) -> z (B, 4 C, H / 2, W / 2)      log_det   0
+    inverse   the same, backwards                             log_det   0
 
     order "channel": channel 4 c + 2 row + column, the four pixels of a colour stay together;
     "checkerboard": channel k C + c, k = top left, bottom right, top right, bottom left: the two
     halves of the channels are the two colours of the checkerboard, of which one is factored out.
-    Raises ValueError for an odd height or width, and for another order.
-
     >>> Squeeze()(torch.rand(2, 3, 8, 8))[0].shape
     torch.Size([2, 12, 4, 4])
     """
@@ -297,8 +283,7 @@ class Squeeze(Bijection):
         if self.order == "channel":
             return blocks.flatten(1, 2), x.new_zeros(B)
         top_left, top_right, bottom_left, bottom_right = blocks.unbind(2)
-        z = torch.cat([top_left, bottom_right, top_right, bottom_left], dim=1)
-        return z, x.new_zeros(B)
+        return torch.cat([top_left, bottom_right, top_right, bottom_left], dim=1), x.new_zeros(B)
 
     def inverse(self, z, context=None):
         if z.dim() != 4 or z.shape[1] % 4:

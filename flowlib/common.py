@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensor", "budget", "generator", "holds", "integer", "rand", "randn"]
+__all__ = ["budget"]
 Seed = int | torch.Generator | None
 
 
@@ -21,11 +21,7 @@ def budget(full, fast):
 
 
 def generator(seed: Seed) -> torch.Generator | None:
-    """A CPU generator for an integer; a generator, and None (torch's global one), are handed back.
-
-    >>> torch.rand(2, generator=generator(0))
-    tensor([0.4963, 0.7682])
-    """
+    """A CPU generator for an integer; a generator, or None for torch's own, is handed back."""
     if seed is None or isinstance(seed, torch.Generator):
         return seed
     whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
@@ -35,22 +31,14 @@ def generator(seed: Seed) -> torch.Generator | None:
 
 
 def integer(name: str, value: int, at_least: int) -> int:
-    """`value`, or a ValueError that names it unless it is an integer of at least `at_least`.
-
-    >>> integer("steps", 500, at_least=1)
-    500
-    """
+    """`value`, or a ValueError that names it unless it is an integer of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
     return int(value)
 
 
 def as_tensor(values, name: str = "data") -> Tensor:
-    """A tensor of a tensor, an array, a data frame or a list; a ValueError for what is no numbers.
-
-    >>> as_tensor(np.arange(3.0)[::-1])
-    tensor([2., 1., 0.], dtype=torch.float64)
-    """
+    """A tensor of a tensor, array, data frame or list; a ValueError for what holds no numbers."""
     if torch.is_tensor(values):
         return values
     try:
@@ -62,11 +50,7 @@ def as_tensor(values, name: str = "data") -> Tensor:
 
 def holds(condition: Tensor) -> bool:
     """False where a condition is known to be false; True also where it cannot be read: inside
-    `torch.compile`, under `torch.func.vmap`, and on the meta device.
-
-    >>> holds(torch.tensor(False)), holds(torch.tensor(False, device="meta"))
-    (False, True)
-    """
+    `torch.compile`, under `torch.func.vmap`, and on the meta device."""
     try:
         return torch.compiler.is_compiling() or bool(condition)
     except RuntimeError:
@@ -75,8 +59,10 @@ def holds(condition: Tensor) -> bool:
 
 def randn(shape, generator: torch.Generator | None, like: Tensor, draw=torch.randn) -> Tensor:
     """Standard normal draws in the dtype and on the device of `like`, whatever the generator's."""
-    device = like.device if generator is None else generator.device
-    return draw(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    if generator is None:
+        return draw(shape, dtype=like.dtype, device=like.device)
+    drawn = draw(shape, generator=generator, dtype=like.dtype, device=generator.device)
+    return drawn.to(like.device)
 
 
 rand = functools.partial(randn, draw=torch.rand)  # the same, uniform on [0, 1)

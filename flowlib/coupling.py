@@ -1,7 +1,6 @@
 """Coupling layers: one part of the input passes through and decides what happens to the other."""
 
 import contextlib
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from .bijections import Bijection, per_channel, sum_dims
 from .common import holds
 
-__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling"]
 
 
 class Coupling(Bijection):
@@ -19,21 +18,22 @@ class Coupling(Bijection):
     `mask` is boolean, True = x_a: (D,) dimensions, (C,) channels, or (H, W) positions of an image,
     a checkerboard. For a checkerboard x_a is (B, C + 1, H, W), the image with zeros in place of the
     others, and the mask; x_b is all of x, of which the step leaves the masked part alone.
-    Raises ValueError for a mask that is not boolean or leaves nothing to transform, for input that
-    does not fit the mask, and for a network of the wrong output width.
     """
 
     parameters_per_dim = 1
     bfloat16 = False  # `fit` lets networks compute in it, in training
 
-    def __init__(self, mask: Tensor, network: Callable):
+    def __init__(self, mask: Tensor, network: nn.Module):
         super().__init__()
         if not torch.is_tensor(mask) or mask.dtype != torch.bool or mask.dim() not in (1, 2):
-            what = f"{mask.dtype} {tuple(mask.shape)}" if torch.is_tensor(mask) else repr(mask)
-            raise ValueError(f"a coupling mask must be a boolean (D,), (C,) or (H, W), got {what}")
+            got = f"{mask.dtype} {tuple(mask.shape)}" if torch.is_tensor(mask) else repr(mask)
+            raise ValueError(
+                f"a coupling mask must be a boolean vector or a boolean board, got {got}"
+            )
         if mask.all():
-            what = f"all {mask.numel()} dimensions pass through"
-            raise ValueError(f"this mask leaves nothing to transform: {what}")
+            raise ValueError(
+                f"this mask leaves nothing to transform: all {mask.numel()} dimensions pass"
+            )
         self.network = network
         self.register_buffer("mask", mask)
         self.checkerboard = mask.dim() == 2
@@ -98,13 +98,10 @@ class Coupling(Bijection):
 class AdditiveCoupling(Coupling):
     """NICE's coupling: shifts, so it preserves volume (arXiv 1410.8516, section 3.2).
 
-    forward   z_a = x_a,  z_b = x_b + t(x_a)
-    log_det   0
-    inverse   x_a = z_a,  x_b = z_b - t(z_a)
-    log_det   0
+    forward   z_a = x_a,  z_b = x_b + t(x_a)      log_det   0
+    inverse   x_a = z_a,  x_b = z_b - t(z_a)      log_det   0
 
     `network` returns the shift t, (B, (~mask).sum()).
-
     >>> from flowlib.networks import MLP
     >>> AdditiveCoupling(torch.tensor([True, False]), MLP(1, 1))(torch.randn(3, 2))[1]
     tensor([0., 0., 0.])
@@ -122,15 +119,12 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     """Real NVP's coupling: scales and shifts (arXiv 1605.08803, equations 7 and 8).
 
-    forward   z_a = x_a,  z_b = x_b exp(s(x_a)) + t(x_a)
-    log_det   sum s(x_a)
-    inverse   x_a = z_a,  x_b = (z_b - t(z_a)) exp(-s(z_a))
-    log_det   -sum s(z_a)
+    forward   z_a = x_a,  z_b = x_b exp(s(x_a)) + t(x_a)         log_det    sum s(x_a)
+    inverse   x_a = z_a,  x_b = (z_b - t(z_a)) exp(-s(z_a))      log_det   -sum s(z_a)
 
     `network` returns t and a raw s side by side, (B, 2 (~mask).sum()), for a checkerboard
     (B, 2 C, H, W); s = rescale tanh(raw), bounded by |rescale|, which is learned from a start at 1:
     one per transformed dimension or channel, on a checkerboard one in all.
-
     >>> from flowlib.networks import MLP
     >>> AffineCoupling(torch.tensor([True, False]), MLP(1, 2))(torch.ones(1, 2))[0]  # the identity
     tensor([[1., 1.]], grad_fn=<CatBackward0>)
@@ -138,7 +132,7 @@ class AffineCoupling(Coupling):
 
     parameters_per_dim = 2
 
-    def __init__(self, mask: Tensor, network: Callable):
+    def __init__(self, mask: Tensor, network: nn.Module):
         super().__init__(mask, network)
         self.rescale = nn.Parameter(torch.ones(1 if self.checkerboard else int((~mask).sum())))
 

@@ -14,16 +14,13 @@ __all__ = ["Dequantize", "VariationalDequantize"]
 class Dequantize(Bijection):
     """From integers to the unit interval by uniform noise: the stochastic layer, only ever first.
 
-    forward   y = (x + u) / L,  u ~ U[0, 1),  L = 2^bits levels
-    log_det   -D log L
-    inverse   x = floor(L y), kept within 0 ... L - 1
-    log_det   +D log L
+    forward   y = (x + u) / L,  u ~ U[0, 1),  L = 2^bits     log_det   -D log L
+    inverse   x = floor(L y), kept within 0 ... L - 1        log_det   +D log L
 
     log p(y) of the noisy image, less D log L, is on average a lower bound of log P(x) of the
     integers (Theis et al., arXiv 1511.01844, section 3.1). Rounding never takes y out of its bin.
     Shapes: x (B, ...) uint8, y the same in floating point. `noise` is drawn unless given: (B, ...)
     in [0, 1), or 0.5 for the bin centres. Raises ValueError unless bits is 1 ... 8.
-
     >>> Dequantize(bits=1)(torch.tensor([[0, 1]], dtype=torch.uint8), noise=0.5)
     (tensor([[0.2500, 0.7500]]), tensor([-1.3863]))
     """
@@ -33,8 +30,7 @@ class Dequantize(Bijection):
         if integer("bits", bits, at_least=1) > 8:
             raise ValueError(f"uint8 images hold at most 8 bits, got bits={bits}")
         self.bits = bits
-        levels = torch.tensor(2.0**bits)  # its dtype and device are those of the noise
-        self.register_buffer("levels", levels, persistent=False)
+        self.register_buffer("levels", torch.tensor(2.0**bits), persistent=False)  # noise is alike
 
     def forward(self, x, context=None, noise: Tensor | float | None = None):
         noise = self.draw_noise(x.shape) if noise is None else noise
@@ -57,13 +53,11 @@ class Dequantize(Bijection):
 class VariationalDequantize(Dequantize):
     """`Dequantize` with noise that a flow shapes (Flow++, arXiv 1902.00275, section 3.1).
 
-    forward   y = (x + u) / L,  u = g(v; x),  v ~ U(0, 1)
-    log_det   -D log L - log q(u | x),  -log q(u | x) = log |det du/dv|
-    inverse   x = floor(L y), as in `Dequantize`
+    forward   y = (x + u) / L,  u = g(v; x),  v ~ U(0, 1)    log_det   -D log L + log |det du/dv|
+    inverse   x = floor(L y), as in `Dequantize`             log_det   +D log L
 
     The bijection g takes v to u, both in (0, 1), with the image in [-1, 1] as its context; as the
     identity, where its couplings start, it leaves `Dequantize`. `noise` is v, or 0.5 as there.
-
     >>> from flowlib.bijections import Permute
     >>> VariationalDequantize(Permute([1, 0]))(torch.zeros(3, 2, dtype=torch.uint8))[0].shape
     torch.Size([3, 2])

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +27,12 @@ class Flow(nn.Module):
     """A density p(x) = N(f(x); 0, I) |det df/dx| over data of one shape (Real NVP, equations 2, 3).
 
     `bijection` maps data to latents (B, D); `shape` is that of one data point, (2,) say;
-    `context_features` is the width of the context of a conditional density p(x | context). A flow
-    that begins with `Dequantize` takes and gives uint8 images: its `log_prob` is a lower bound of
-    the discrete log-likelihood, preprocessing and all.
+    `context_features` the width of the context of a conditional density p(x | context). A flow that
+    begins with `Dequantize` takes and gives uint8: `log_prob` is a lower bound of log P(x).
 
     Every method takes arrays and tensors of any floating-point dtype, on any device, and raises
-    ValueError for a wrong shape, floats in place of uint8 or the other way round, a context that is
-    missing or not asked for, weights in half precision, and, but for `forward` and `inverse`, which
-    training calls, for NaN and infinity.
-
+    ValueError for a wrong shape, floats in place of uint8 or uint8 in place of floats, a context
+    missing or not asked for, and, but for `forward` and `inverse`, the hot path, NaN and infinity.
     >>> from flowlib import data, models, training
     >>> flow = models.realnvp_2d(depth=2, hidden=(8,))
     >>> history = training.fit(flow, data.TwoMoons(), steps=20, seed=0, progress=False)
@@ -44,13 +40,12 @@ class Flow(nn.Module):
     torch.Size([16])
     """
 
-    def __init__(self, bijection: nn.Module, shape: Sequence[int], context_features: int = 0):
+    def __init__(self, bijection: nn.Module, shape: tuple[int, ...], context_features: int = 0):
         super().__init__()
         self.bijection = bijection
         self.shape = torch.Size(shape)
         self.context_features = context_features
-        first = self.dequantize
-        if any(isinstance(m, Dequantize) and m is not first for m in bijection.modules()):
+        if any(isinstance(m, Dequantize) and m is not self.dequantize for m in bijection.modules()):
             raise ValueError("Dequantize is only ever the first layer of a flow")
 
     @property
@@ -62,14 +57,14 @@ class Flow(nn.Module):
         return first if isinstance(first, Dequantize) else None
 
     def forward(self, x, context=None, noise=None) -> tuple[Tensor, Tensor]:
-        """Data to latent: x (B, *shape) -> z (B, D), log |det dz/dx| (B,).
-
-        `noise` is for `Dequantize`, (B, *shape) in [0, 1) or 0.5 for bin centres; drawn if None.
-        """
+        """Data to latent: x (B, *shape) -> z (B, D), log |det dz/dx| (B,). `noise` (B, *shape) for
+        `Dequantize` is in [0, 1), or 0.5 for bin centres; drawn if None."""
         x, context = self._fit(x, self.shape, "data", context)
         if noise is not None and self.dequantize is None:
             raise ValueError("noise is for a flow that begins with Dequantize; this one does not")
-        z, log_det = self.bijection(x, context, **_given(noise))
+        if not (noise is None or isinstance(noise, float)):
+            noise = as_tensor(noise, "noise").to(self._like())
+        z, log_det = self.bijection(x, context, *([] if noise is None else [noise]))
         if z.dim() != 2:
             raise ValueError(f"a flow's latents are (B, D), got {tuple(z.shape)}: add a Flatten")
         return z, log_det
@@ -80,11 +75,9 @@ class Flow(nn.Module):
         return self.bijection.inverse(z, context)
 
     def log_prob(self, x, context=None, seed: Seed = None) -> Tensor:
-        """log p(x), or log p(x | context), in nats: (B, *shape) -> (B,).
-
-        `seed` fixes the noise of `Dequantize`. Raises ValueError for an empty batch, NaN, infinity
-        and values too large to square; `torch.compile` and `torch.func.vmap` cannot look at them.
-        """
+        """log p(x), or log p(x | context), in nats: (B, *shape) -> (B,). `seed` fixes the noise of
+        `Dequantize`. Raises ValueError for an empty batch, NaN, infinity and values too large to
+        square; `torch.compile` and `torch.func.vmap` cannot look at values."""
         x, context = self.as_input(x, context)
         z, log_det = self(x, context, self.draw_noise(len(x), generator(seed)))
         return standard_normal_log_prob(z) + log_det
@@ -118,10 +111,10 @@ class Flow(nn.Module):
     def intermediates(self, x, context=None) -> list[Tensor]:
         """The states on the way, [x, after layer 1, ..., z], the noise at bin centres."""
         x, context = self.as_input(x, context)
-        states, noise = [x], None if self.dequantize is None else 0.5
+        states, noise = [x], [] if self.dequantize is None else [0.5]
         for layer in self.bijection if isinstance(self.bijection, Chain) else [self.bijection]:
-            states.append(layer(states[-1], context, **_given(noise))[0])
-            noise = None
+            states.append(layer(states[-1], context, *noise)[0])
+            noise = []
         return states
 
     def distribution(self, context=None) -> "FlowDistribution":
@@ -132,28 +125,25 @@ class Flow(nn.Module):
         return FlowDistribution(self, self.check_context(context, 1))
 
     def as_input(self, x, context=None) -> tuple[Tensor, Tensor | None]:
-        """The door for data: x and context as tensors in this flow's dtype, on its device, checked
-        as `log_prob` says."""
+        """x and context as tensors of this flow's dtype and device, checked as by `log_prob`."""
         x, context = self._fit(x, self.shape, "data", context)
         if len(x) == 0:
             raise ValueError(f"the batch is empty: got data of shape {tuple(x.shape)}")
         if self.dequantize is None:
             _check_values(x, "data points")
         elif (bits := self.dequantize.bits) < 8 and not holds((x < 2**bits).all()):
-            raise ValueError(f"{bits} bits hold 0 ... {2**bits - 1}, got {int(x.max())}")
+            what = f"it takes 0 ... {2**bits - 1}, got {int(x.max())}"
+            raise ValueError(f"this flow begins with Dequantize(bits={bits}), so {what}")
         return x, self.check_context(context, len(x))
 
     def check_context(self, context, rows: int, values: bool = True) -> Tensor | None:
         """The context as this flow takes it, (rows, context_features), or a ValueError."""
-        C = self.context_features
-        if context is None and not C:
+        if context is None and not self.context_features:
             return None
-        given = "none"
-        if context is not None:
-            context = as_tensor(context, "context").to(self._like())
-            given = tuple(context.shape)
-        if given != (rows, C):
-            expected = f"a context of shape ({rows}, {C})" if C else "no context"
+        context = None if context is None else as_tensor(context, "context").to(self._like())
+        shape, given = (rows, self.context_features), "none" if context is None else context.shape
+        if given != shape:
+            expected = f"a context of shape {shape}" if self.context_features else "no context"
             raise ValueError(f"this flow takes {expected}, got {given}")
         if values:
             _check_values(context, "rows of the context")
@@ -163,11 +153,11 @@ class Flow(nn.Module):
         """Values and context as tensors in this flow's dtype, on its device; not a look at them."""
         like, values = self._like(), as_tensor(values, what)
         if like.dtype in (torch.float16, torch.bfloat16):
-            why = 'use flow.float(), and fit(..., precision="bfloat16") to train in it'
-            raise ValueError(f"a flow in {like.dtype} is too coarse for densities: {why}")
+            raise ValueError(f"a flow in {like.dtype} is too coarse: use flow.float()")
         if values.dim() == 0 or values.shape[1:] != shape:
             expected = ", ".join(map(str, ("B", *shape)))
-            raise ValueError(f"this flow takes {what} ({expected}), got {tuple(values.shape)}")
+            what = f"{what} of shape ({expected}), got {tuple(values.shape)}"
+            raise ValueError(f"this flow takes {what}")
         if what == "data" and self.dequantize is not None:
             if values.dtype != torch.uint8:
                 what = f"uint8 images, got {values.dtype}"
@@ -189,10 +179,6 @@ def _usable(values):
     return (values.abs() <= limit).flatten(1).all(1)
 
 
-def _given(noise):
-    return {} if noise is None else {"noise": noise}
-
-
 def _check_values(values, what):
     usable = _usable(values)
     if not holds(usable.all()):
@@ -209,10 +195,8 @@ class MultiScale(Bijection):
     Each of `scales` but the last takes (B, C, H, W) to (B, 4 C, H / 2, W / 2), whose second half is
     factored out; the last keeps the shape. z holds the scales, flattened, the finest first.
 
-    forward   x (B, *shape) -> z (B, D), the sum of the log_dets of the scales
-    inverse   z -> x, the sum of the log_dets of their inverses
-
-    Raises ValueError for a shape whose height or width cannot be halved len(scales) - 1 times.
+    forward   x (B, *shape) -> z (B, D)     log_det   the sum over the scales
+    inverse   z -> x                        log_det   the sum over their inverses
 
     >>> from flowlib.bijections import Permute, Squeeze
     >>> multi = MultiScale((1, 4, 4), Squeeze("checkerboard"), Permute([1, 0]))
@@ -220,7 +204,7 @@ class MultiScale(Bijection):
     [24, 24]
     """
 
-    def __init__(self, shape: Sequence[int], *scales: nn.Module):
+    def __init__(self, shape: tuple[int, ...], *scales: nn.Module):
         super().__init__()
         C, H, W = shape
         halvings = len(scales) - 1
@@ -233,19 +217,17 @@ class MultiScale(Bijection):
 
     def forward(self, x, context=None):
         parts, total = [], 0.0
-        for scale in self.scales[:-1]:
+        for scale, (C, _, _) in zip(self.scales, self.shapes):
             x, log_det = scale(x, context)
-            x, out = x.chunk(2, dim=1)
-            parts.append(out)
-            total = total + log_det
-        x, log_det = self.scales[-1](x, context)
-        return self.join_latent([*parts, x]), total + log_det
+            parts.append(x[:, -C:])
+            x, total = x[:, :-C], total + log_det
+        return self.join_latent(parts), total
 
     def inverse(self, z, context=None):
-        *parts, x = self.split_latent(z)
-        x, total = self.scales[-1].inverse(x, context)
-        for scale, out in zip(reversed(self.scales[:-1]), reversed(parts)):
-            x, log_det = scale.inverse(torch.cat([x, out], dim=1), context)
+        parts = self.split_latent(z)
+        x, total = parts[-1][:, :0], 0.0
+        for scale, part in zip(reversed(self.scales), reversed(parts)):
+            x, log_det = scale.inverse(torch.cat([x, part], dim=1), context)
             total = total + log_det
         return x, total
 
@@ -255,14 +237,13 @@ class MultiScale(Bijection):
         check_width(z, sum(sizes))
         return [p.reshape(len(z), *s) for p, s in zip(z.split(sizes, dim=1), self.shapes)]
 
-    def join_latent(self, parts: Sequence[Tensor]) -> Tensor:
+    def join_latent(self, parts: list[Tensor]) -> Tensor:
         """The inverse of `split_latent`."""
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 class FlowDistribution(Distribution):
-    """A flow behind torch's interface: sample shapes go in front, `rsample` carries gradients to
-    the flow, and log_prob is -inf at infinity (and where a square would be)."""
+    """A flow behind torch's interface; log_prob is -inf at infinity, and if a square would be."""
 
     arg_constraints = {}
     has_rsample = True

@@ -1,7 +1,7 @@
 """What is minimised, and what is reported."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,16 +17,15 @@ def nll(z: Tensor, log_det: Tensor) -> Tensor:
 
     -log p(x) = -log N(z; 0, I) - log |det dz/dx|. Both terms are needed: without the first nothing
     holds the scales back, and they grow for ever.
-
     >>> nll(torch.zeros(5, 2), torch.zeros(5))
     tensor(1.8379)
     """
     return -(standard_normal_log_prob(z) + log_det).mean()
 
 
-def bits_per_dim(log_prob: Tensor | float, shape: Sequence[int]) -> Tensor | float:
+def bits_per_dim(log_prob: Tensor | float, shape: tuple[int, ...]) -> Tensor | float:
     """-log_prob / (D log 2): nats per image of `shape`, (B,) or their mean, to bits per dimension.
-    The log_prob of a flow that begins with `Dequantize` is that of the integers: nothing is to add.
+    With `Dequantize` a log_prob is that of the integers: there is nothing to add.
 
     >>> bits_per_dim(-16 * math.log(256), (1, 4, 4))
     8.0
@@ -38,9 +37,7 @@ def bits_per_dim(log_prob: Tensor | float, shape: Sequence[int]) -> Tensor | flo
 def importance_bits_per_dim(flow: Flow, images, k: int, seed: Seed = None) -> Tensor:
     """The bound from k draws of the noise, averaged as probabilities: uint8 (B, C, H, W) -> (B,).
 
-    log P(x) >= E log 1/k sum_i p(x, u_i), which grows with k towards log P(x) (Burda et al., arXiv
-    1509.00519, theorem 1). Raises ValueError for k < 1, and as `Flow.log_prob` does.
-
+    log P(x) >= E log 1/k sum_i p(x, u_i), which grows with k (arXiv 1509.00519, theorem 1).
     >>> from flowlib import models
     >>> flow = models.realnvp_mlp((1, 4, 4), depth=1, hidden=(8,))
     >>> importance_bits_per_dim(flow, torch.zeros(3, 1, 4, 4, dtype=torch.uint8), k=2).shape
@@ -58,9 +55,7 @@ def reverse_kl(
     """E_q[log q(x) - log_target(x)] = KL(q || p) - log Z in nats, from n samples of the flow q.
 
     log_target(x), (n, *shape) -> (n,), is log p(x) + log Z: no data, and no normaliser, is needed;
-    the minimum is -log Z. Gradients go through the samples, so through `inverse`. Raises ValueError
-    for n < 1, a flow of integers, and a log_target that does not return one value per sample.
-
+    the minimum is -log Z. Gradients go through the samples, so not for a flow of integers.
     >>> from flowlib.bijections import Diagonal
     >>> flow = Flow(Diagonal(2), shape=(2,))
     >>> reverse_kl(flow, standard_normal_log_prob, n=100)

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
 
 from .bijections import Chain, Diagonal, Flatten, Inverse, Logit, SoftLog, Squeeze
 from .common import integer
@@ -18,7 +17,7 @@ __all__ = ["nice_2d", "realnvp_2d", "realnvp_mlp", "realnvp_image", "build"]
 BUILDERS = {}
 
 
-def builder(function: Callable[..., Flow]) -> Callable[..., Flow]:
+def builder(function):
     """Register a builder, and let its flows remember how they were built, for checkpoints."""
 
     @functools.wraps(function)
@@ -43,7 +42,7 @@ def build(name: str, **arguments) -> Flow:
 
 
 @builder
-def nice_2d(depth: int = 8, hidden: Sequence[int] = (64, 64), context_features: int = 0) -> Flow:
+def nice_2d(depth: int = 8, hidden: tuple = (64, 64), context_features: int = 0) -> Flow:
     """NICE for points in the plane: ActNorm, additive couplings, one learned scale per dimension.
 
     >>> len(nice_2d(depth=4).bijection)
@@ -57,7 +56,7 @@ def nice_2d(depth: int = 8, hidden: Sequence[int] = (64, 64), context_features: 
 
 
 @builder
-def realnvp_2d(depth: int = 8, hidden: Sequence[int] = (64, 64), context_features: int = 0) -> Flow:
+def realnvp_2d(depth: int = 8, hidden: tuple = (64, 64), context_features: int = 0) -> Flow:
     """Real NVP for points in the plane: ActNorm, then affine couplings that take turns.
 
     >>> len(realnvp_2d(depth=4).bijection)
@@ -81,9 +80,9 @@ NORMS = {None: None, "actnorm": ActNorm, "batchnorm": BatchNorm}
 
 @builder
 def realnvp_mlp(
-    shape: Sequence[int] = (1, 28, 28),
+    shape: tuple[int, ...] = (1, 28, 28),
     depth: int = 4,
-    hidden: Sequence[int] = (64, 128, 128, 64),
+    hidden: tuple[int, ...] = (64, 128, 128, 64),
     separate: bool = True,
     mask: str = "alternating",
     norm: str | None = None,
@@ -95,9 +94,7 @@ def realnvp_mlp(
     separate   one network for the shift and one for the log-scale; False: one joint network
     mask       "alternating" (columns, if W is even), "halves", "checkerboard" or "random"
     norm       None, "actnorm" or "batchnorm": a normalisation before every coupling
-    tau        SoftLog with this threshold after the first: ink where there hardly ever was any
-               would stand hundreds of standard deviations away from the rest
-
+    tau        SoftLog with this threshold after the first, for ink where there is hardly ever any
     >>> realnvp_mlp((1, 4, 4), depth=2, hidden=(8,)).sample(3).shape
     torch.Size([3, 1, 4, 4])
     """
@@ -113,7 +110,7 @@ def realnvp_mlp(
             network = ConcatNet(MLP(n_in, n_out, hidden), MLP(n_in, n_out, hidden))
         else:
             network = MLP(n_in, 2 * n_out, hidden)
-        layers += [] if make_norm is None else [make_norm(C * H * W)]
+        layers += [make_norm(C * H * W)] if make_norm else []
         layers += [SoftLog(tau)] if tau is not None and i == 0 else []
         layers.append(AffineCoupling(a, network))
     return Flow(Chain(*layers), shape)
@@ -121,7 +118,7 @@ def realnvp_mlp(
 
 @builder
 def realnvp_image(
-    shape: Sequence[int] = (3, 32, 32),
+    shape: tuple[int, ...] = (3, 32, 32),
     scales: int = 2,
     width: int = 64,
     blocks: int = 8,
@@ -135,9 +132,8 @@ def realnvp_image(
     Every scale but the last: three checkerboard couplings, squeeze, three channel couplings,
     un-squeeze, and a squeeze in checkerboard order, so that one colour of the checkerboard is
     factored out. The last: four checkerboard couplings. `width` features per convolution; with
-    `doubling` twice as many from the channel couplings on, and again at each scale.
-    `dequant_couplings` shape the noise of the dequantisation; 0: uniform noise.
-
+    `doubling` twice as many from the channel couplings on, and again at each scale;
+    `dequant_couplings` that shape the noise of the dequantisation.
     >>> realnvp_image((1, 8, 8), scales=2, width=4, blocks=1).eval().sample(3).shape
     torch.Size([3, 1, 8, 8])
     """

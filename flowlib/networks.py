@@ -1,7 +1,5 @@
 """Networks that compute shift and scale in a coupling. Nobody inverts them: anything goes."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,21 +14,17 @@ class MLP(nn.Sequential):
     zero, so that a coupling built on it starts as the identity. Slices are of `nn.Sequential`.
 
     Shapes: x (B, in_features), context (B, context_features) or None -> (B, out_features).
-    Raises ValueError if there is nothing to see, and for a context that was announced and is None.
-
     >>> MLP(1, 2, hidden=(8,))(torch.randn(3, 1)).shape
     torch.Size([3, 2])
     """
 
     def __init__(
-        self, in_features: int, out_features: int, hidden: Sequence = (64, 64), context_features=0
+        self, in_features: int, out_features: int, hidden: tuple = (64, 64), context_features=0
     ):
         if in_features + context_features < 1:
             raise ValueError("an MLP needs at least one input: in_features + context_features is 0")
         if not isinstance(hidden, (tuple, list)):
-            raise ValueError(
-                f"hidden must list the hidden widths, such as (64, 64), got {hidden!r}"
-            )
+            raise ValueError(f"hidden must list the widths of the hidden layers, got {hidden!r}")
         widths = [in_features + context_features, *hidden]
         layers = []
         for n_in, n_out in zip(widths, widths[1:]):
@@ -73,18 +67,14 @@ class ConcatNet(nn.ModuleList):
 
 
 class ConvResNet(nn.Module):
-    """The convolutional residual network of Real NVP's image couplings (section 4.1; details from
-    the authors' code).
+    """The convolutional residual network of Real NVP (section 4.1; details: the authors' code).
 
     Input batch-normalised and as [x, -x] through a ReLU, so that both signs survive; residual
     blocks with batch and weight norm; a 1 x 1 convolution of every block's output is added to an
     accumulator, and the output is computed from that alone. With `checkerboard` the last input
-    channel is a mask, which is passed on as it is, and the image is doubled, as half of it is
-    masked out. Starts at zero, like `MLP`.
-
-    Shapes: x (B, in_channels, H, W), the mask counted, context (B, context_channels, H, W) or None
-    -> (B, out_channels, H, W).
-
+    channel is a mask, passed on as it is, and the image is doubled, as half of it is masked out.
+    Starts at zero, like `MLP`. Shapes: x (B, in_channels, H, W), the mask counted, context
+    (B, context_channels, H, W) or None -> (B, out_channels, H, W).
     >>> ConvResNet(3, 6, width=8, blocks=1)(torch.randn(2, 3, 4, 4)).shape
     torch.Size([2, 6, 4, 4])
     """
@@ -129,8 +119,7 @@ class ConvResNet(nn.Module):
 
 
 class WeightNormConv2d(nn.Conv2d):
-    """A convolution with kernels g v / |v| (Salimans and Kingma, arXiv 1602.07868); its state is
-    named as that of torch's `weight_norm`, and unlike that it can be pickled."""
+    """Kernels g v / |v| (arXiv 1602.07868): torch's `weight_norm`, name by name, but picklable."""
 
     def __init__(self, n_in: int, n_out: int, size: int):
         super().__init__(n_in, n_out, size, padding=size // 2)

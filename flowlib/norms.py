@@ -8,23 +8,19 @@ from torch import Tensor, nn
 from .bijections import Bijection, check_width, per_channel, shared_log_det
 from .common import holds, integer
 
-__all__ = ["ActNorm", "BatchNorm", "initialising"]
+__all__ = ["ActNorm", "BatchNorm"]
 
 
 class BatchNorm(Bijection):
     """Batch normalisation as a flow layer, without gain and offset (Real NVP, section 3.7).
 
-    forward   z = (x - mean) / sqrt(var + eps)
-    log_det   -1/2 sum log(var + eps)
-    inverse   x = z sqrt(var + eps) + mean
-    log_det   +1/2 sum log(var + eps)
+    forward   z = (x - mean) / sqrt(var + eps)    log_det   -1/2 sum log(var + eps)
+    inverse   x = z sqrt(var + eps) + mean        log_det   +1/2 sum log(var + eps)
 
     In training mode mean and (biased) var are the batch's, per channel of (B, C) or (B, C, H, W),
     and the running statistics, which evaluation uses, are updated; the log_det holds them fixed.
-    `mask`, that of the coupling before it, says what passed through there and is left alone here:
-    (C,) channels or (H, W) positions. Raises ValueError for a training batch with one value per
-    channel, and for `inverse` in training mode, which has no data to take statistics from.
-
+    What `mask`, that of the coupling before it, let pass is left alone: (C,) channels or (H, W)
+    positions. Raises ValueError for one value per channel, and for `inverse` in training mode.
     >>> BatchNorm(1, eps=0.0)(torch.tensor([[1.0], [3.0]]))[0].flatten()
     tensor([-1.,  1.])
     """
@@ -37,8 +33,7 @@ class BatchNorm(Bijection):
         self.register_buffer("running_var", torch.ones(C))
         changed = None if mask is None else ~mask.view(-1, 1, 1) if mask.dim() == 1 else ~mask
         self.register_buffer("changed", changed, persistent=False)
-        board = changed is not None and changed.dim() == 2
-        fields = changed.flatten().nonzero()[:, 0] if board else None
+        fields = None if mask is None or mask.dim() == 1 else (~mask).flatten().nonzero()[:, 0]
         self.register_buffer("fields", fields, persistent=False)
 
     def forward(self, x, context=None):
@@ -79,14 +74,11 @@ class BatchNorm(Bijection):
 class ActNorm(Bijection):
     """A learned shift and scale per channel that starts by standardising data (Glow, section 3.1).
 
-    forward   z = (x - b) exp(s)
-    log_det   H W sum s
-    inverse   x = z exp(-s) + b
-    log_det   -H W sum s
+    forward   z = (x - b) exp(s)     log_det    H W sum s
+    inverse   x = z exp(-s) + b      log_det   -H W sum s
 
-    Shapes: x (B, C) or (B, C, H, W), b and s (C,). `flowlib.training.fit` initialises it, and a
-    reloaded layer knows whether that has happened; used before, it raises ValueError.
-
+    Shapes: x (B, C) or (B, C, H, W), b and s (C,). `flowlib.training.fit` initialises it; used
+    before, it raises ValueError.
     >>> norm = ActNorm(2)
     >>> norm.initialise(torch.tensor([[1.0, 5.0], [3.0, 9.0]]))
     >>> norm(torch.tensor([[1.0, 9.0]]))[0]
@@ -106,16 +98,16 @@ class ActNorm(Bijection):
         """Set b and s so that forward(x), or with `inverse` inverse(x), has mean 0 and variance 1.
         Raises ValueError for a batch that does not tell them."""
         check_width(x, len(self.shift))
-        std, mean = torch.std_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
         refused = f"ActNorm cannot be initialised from {len(x)} rows: "
         if x.numel() <= x.shape[1]:
             raise ValueError(f"{refused}use a larger batch")
         if not x.isfinite().all():
             raise ValueError(f"{refused}they hold NaN or infinity")
+        std, mean = torch.std_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
         if not std.isfinite().all():
             raise ValueError(f"{refused}values up to {x.abs().max():.0e} are too large to square")
         if not (std > 0).all():
-            why = f"channel {int((std == 0).nonzero()[0])} is constant in this batch"
+            why = f"channel {std.argmin()} is constant in the batch given"
             raise ValueError(f"{refused}{why}: remove it, or, if it does vary, use a larger batch")
         self.shift.copy_(-mean / std if inverse else mean)
         self.log_scale.copy_(std.log() if inverse else -std.log())
@@ -147,11 +139,7 @@ class ActNorm(Bijection):
 
 @contextlib.contextmanager
 def initialising(flow: nn.Module):
-    """Within it, every new `ActNorm` starts from the first batch that reaches it, either way.
-
-    >>> with initialising(norm := ActNorm(2)):
-    ...     z, log_det = norm(torch.randn(64, 2))
-    """
+    """Within it, every new `ActNorm` starts from the first batch that reaches it, either way."""
     new = [m for m in flow.modules() if isinstance(m, ActNorm) and not m.initialised]
     for norm in new:
         norm._awaits_data = True

@@ -1,4 +1,5 @@
-"""What several test files need: weights away from their start, and log-determinants by brute force."""
+"""What several test files need: weights away from their start, and log-determinants by brute
+force."""
 
 import torch
 
@@ -6,7 +7,8 @@ from flowlib.norms import ActNorm, BatchNorm
 
 
 def randomise(module, size=0.1, seed=0):
-    """Move every parameter away from its start by Gaussian noise, give norm layers a past, and switch to evaluation mode."""
+    """Move every parameter away from its start by Gaussian noise, give norm layers a past, and
+    switch to evaluation mode."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -14,14 +16,14 @@ def randomise(module, size=0.1, seed=0):
         for layer in module.modules():
             if isinstance(layer, ActNorm):
                 layer.initialised.fill_(True)
-            if isinstance(layer, BatchNorm):
+            if isinstance(layer, (BatchNorm, torch.nn.BatchNorm2d)):
                 layer.running_mean.copy_(torch.randn(layer.running_mean.shape, generator=rng))
                 layer.running_var.copy_(torch.rand(layer.running_var.shape, generator=rng) + 0.5)
     return module.eval()
 
 
 def log_slope(function, x):
-    """log |det| of the Jacobian of a map that treats rows independently, by autograd: x (B, D) -> (B,)."""
+    """log |det| of the Jacobian, by autograd, of a map that treats rows independently: (B, D) -> (B,)."""
     jacobian = torch.autograd.functional.jacobian(
         lambda rows: function(rows).sum(0), x
     )  # (D, B, D)

@@ -1,5 +1,7 @@
-"""The laws that every bijection keeps, over one dictionary of constructors; then what each one promises by itself."""
+"""The laws that every bijection keeps, over one dictionary of constructors; then what each one
+promises by itself."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,11 +11,21 @@ import torch
 from helpers import assert_close, log_slope, randomise
 
 from flowlib import masks, models
-from flowlib.bijections import Bijection, Chain, Diagonal, Flatten, Inverse, Logit, Permute, SoftLog
+from flowlib.bijections import (
+    Bijection,
+    Chain,
+    Diagonal,
+    Flatten,
+    Inverse,
+    Logit,
+    Permute,
+    SoftLog,
+    Squeeze,
+)
 from flowlib.coupling import AdditiveCoupling, AffineCoupling
 from flowlib.dequantize import Dequantize
 from flowlib.networks import MLP
-from flowlib.norms import ActNorm, BatchNorm
+from flowlib.norms import ActNorm, BatchNorm, initialising
 
 N, CONTEXT = 12, 3  # points per test, context features
 
@@ -235,16 +247,41 @@ def test_a_norm_maps_an_empty_batch_to_an_empty_batch(kind, shape):
         assert log_det.shape == (0,)
 
 
-@pytest.mark.parametrize("kind", [BatchNorm, ActNorm])
-def test_a_norm_of_images_counts_every_position(kind):
-    norm = randomise(kind(3)).double()
-    x = torch.randn(2, 3, 2, 2, dtype=torch.float64)
-    for map_ in (norm, norm.inverse):
-        assert_close(
-            map_(x)[1].detach(),
-            log_slope(lambda rows, m=map_: m(rows.view(x.shape))[0].flatten(1), x.flatten(1)),
-            1e-9,
-        )
+IMAGE_LAYERS = {
+    "Diagonal": lambda C: Diagonal(C),
+    "BatchNorm": lambda C: BatchNorm(C),
+    "BatchNorm after a checkerboard": lambda C: BatchNorm(C, masks.checkerboard(2, 2)),
+    "ActNorm": lambda C: ActNorm(C),
+    "Permute": lambda C: Permute(torch.arange(C).flip(0)),
+    "Flatten": lambda C: Flatten((C, 2, 2)),
+    "Logit": lambda C: Inverse(Logit()),
+    "SoftLog": lambda C: SoftLog(0.5),
+    "Squeeze": lambda C: Squeeze(),
+    "Squeeze checkerboard": lambda C: Squeeze("checkerboard"),
+    "Inverse": lambda C: Inverse(ActNorm(C)),
+    "Chain": lambda C: Chain(ActNorm(C), Squeeze(), Diagonal(4 * C)),
+}
+
+
+@pytest.mark.parametrize("C", [1, 3])
+@pytest.mark.parametrize("name", IMAGE_LAYERS)
+def test_a_layer_of_images_has_the_log_det_of_its_jacobian(name, C):
+    layer = randomise(IMAGE_LAYERS[name](C), size=0.5).double()
+    x = torch.randn(4, C, 2, 2, dtype=torch.float64)
+    z, log_det = layer(x)
+    back, log_det_back = layer.inverse(z.detach())
+    flat = lambda rows: layer(rows.view(-1, C, 2, 2))[0].flatten(1)  # noqa: E731
+    assert_close(log_det.detach(), log_slope(flat, x.flatten(1)), 1e-9)
+    assert_close(back.detach(), x, 1e-9)
+    assert_close(log_det_back.detach(), -log_det.detach(), 1e-9)
+
+
+@pytest.mark.parametrize("name", IMAGE_LAYERS)
+def test_a_layer_maps_an_empty_batch_there_and_back(name):
+    layer = randomise(IMAGE_LAYERS[name](3))
+    z, log_det = layer(torch.zeros(0, 3, 2, 2))
+    assert layer.inverse(z)[0].shape == (0, 3, 2, 2)
+    assert log_det.shape == (0,)
 
 
 @pytest.mark.parametrize("kind", [Diagonal, BatchNorm, ActNorm])
@@ -261,6 +298,15 @@ def test_a_chain_is_indexed_sliced_and_iterated():
     assert isinstance(chain[1], SoftLog)
     assert isinstance(chain[:2], Chain)
     assert [type(layer) for layer in chain] == [Diagonal, SoftLog, Permute]
+
+
+def test_chains_add_up_to_a_chain_and_nothing_else_is_added():
+    first, second = Chain(Diagonal(2), SoftLog()), Chain(Permute([1, 0]))
+    both, x = first + second, torch.randn(3, 2)
+    assert isinstance(both, Chain) and [*both] == [*first, *second]
+    assert torch.equal(both.inverse(both(x)[0])[0], x)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        first + SoftLog()
 
 
 def test_an_empty_chain_is_refused():
@@ -331,13 +377,24 @@ def test_dequantize_keeps_what_lies_outside_the_unit_interval_within_its_levels(
     assert Dequantize(bits).inverse(y)[0].flatten().tolist() == [0, 0, 0, top, top, top, top]
 
 
-def test_the_largest_noise_there_is_rounds_to_one_and_stays_finite_through_logit():
-    white = torch.full((1, 4), 255, dtype=torch.uint8)
-    chain = Chain(Dequantize(), Logit())
-    y = chain[0](white, noise=torch.full((1, 4), 1 - 2**-24))[0]
-    assert torch.equal(y, torch.ones(1, 4))
-    assert chain[1](y)[0].isfinite().all()
-    assert torch.equal(chain.inverse(chain[1](y)[0])[0], white)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_bits
+def test_the_largest_noise_there_is_stays_in_its_bin(bits, dtype):
+    x = all_values(bits)
+    noise = torch.nextafter(torch.ones(x.shape, dtype=dtype), torch.zeros((), dtype=dtype))
+    dequantize = Dequantize(bits).to(dtype)
+    y, _ = dequantize(x, noise=noise)
+    assert (y < (x.to(dtype) + 1) / 2**bits).all()
+    assert torch.equal(dequantize.inverse(y)[0], x)
+    assert Logit(0.0)(y)[0].isfinite().all()
+
+
+def test_noise_is_never_exactly_zero_where_the_logit_is_infinite(monkeypatch):
+    dequantize, black = Dequantize(), torch.zeros(2, 3, dtype=torch.uint8)
+    monkeypatch.setattr(
+        "flowlib.dequantize.rand", lambda shape, generator, like: like.new_zeros(shape)
+    )
+    assert Logit(0.0)(dequantize(black)[0])[0].isfinite().all()
 
 
 @pytest.mark.parametrize("bits", [0, -1, 2.5, True, "8", None])
@@ -489,14 +546,54 @@ def test_actnorm_refuses_to_run_before_it_is_initialised(direction):
         (norm if direction == "forward" else norm.inverse)(torch.zeros(4, 2))
 
 
-def test_actnorm_names_the_constant_channel():
-    with pytest.raises(ValueError, match="channel 1 is constant in the batch given"):
-        ActNorm(2).initialise(torch.stack([torch.randn(64), torch.full((64,), 0.1)], dim=1))
+NO_START = {
+    "a constant channel": (torch.eye(3)[:, :2] * torch.tensor([1.0, 0.0]), "channel 1 is constant"),
+    "one row": (torch.randn(1, 2), "1 rows: use a larger batch"),
+    "no rows": (torch.randn(0, 2), "0 rows: use a larger batch"),
+    "NaN": (torch.full((64, 2), math.nan), "hold NaN or infinity"),
+    "huge": (1e200 * torch.randn(64, 2).double(), "e[+]200 are too large to square"),
+}
 
 
-def test_actnorm_does_not_call_nan_constant():
-    with pytest.raises(ValueError, match="NaN"):
-        ActNorm(2).initialise(torch.full((64, 2), math.nan))
+@pytest.mark.parametrize(("x", "reason"), NO_START.values(), ids=NO_START)
+def test_actnorm_names_why_a_batch_cannot_start_it(x, reason):
+    with pytest.raises(ValueError, match=f"ActNorm cannot be initialised from .*{reason}"):
+        ActNorm(2).initialise(x)
+
+
+def test_every_new_actnorm_starts_in_the_direction_in_which_it_is_run_and_the_others_stay():
+    old, x = randomise(ActNorm(2)), 7 + 5 * torch.randn(100, 2)
+    flow = Chain(old, ActNorm(2), Inverse(Chain(ActNorm(2), Inverse(ActNorm(2)))))
+    before = copy.deepcopy(old.state_dict())
+    states = []
+    with initialising(flow):
+        for layer in flow:
+            states.append(layer(states[-1] if states else x)[0].detach())
+    for state in states[1:]:
+        assert_close(state.mean(0), torch.zeros(2), 1e-5)
+        assert_close(state.std(0, correction=0), torch.ones(2), 1e-5)
+    assert all(m.initialised for m in flow.modules() if isinstance(m, ActNorm))
+    assert all(torch.equal(old.state_dict()[name], tensor) for name, tensor in before.items())
+    assert_close(flow(x)[0].detach(), states[-1], 1e-5)
+
+
+def loaded_actnorm():
+    source, norm = randomise(ActNorm(2)), ActNorm(2)
+    norm.load_state_dict(source.state_dict())
+    return norm
+
+
+def test_a_loaded_actnorm_is_ready_before_its_first_call():
+    x = torch.randn(4, 2)
+    expected = loaded_actnorm()(x)[0]
+    compiled = torch.compile(loaded_actnorm(), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x)[0], expected)
+    assert torch.equal(torch.export.export(loaded_actnorm(), (x,)).module()(x)[0], expected)
+    assert loaded_actnorm().to("meta")(x.to("meta"))[0].shape == (4, 2)
+    norms = [loaded_actnorm() for _ in range(3)]
+    state = torch.func.stack_module_state(norms)
+    run = lambda *state: torch.func.functional_call(norms[0], state, (x,))[0]  # noqa: E731
+    assert torch.equal(torch.func.vmap(run)(*state), expected.expand(3, 4, 2))
 
 
 def test_actnorm_takes_its_state_from_what_is_loaded_even_if_it_has_run_before():

@@ -1,13 +1,15 @@
 import ast
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import flowlib
-from flowlib.common import budget, generator, integer
+from flowlib.common import as_tensor, budget, generator, holds, integer, rand, randn
 
 PACKAGE = Path(flowlib.__file__).parent
 FLOORS = [
@@ -15,6 +17,8 @@ FLOORS = [
     "masks",
     "networks",
     "bijections",
+    "norms",
+    "dequantize",
     "coupling",
     "flow",
     "models",
@@ -74,6 +78,50 @@ def test_whole_number_refuses_by_name(value):
         integer("n", value, at_least=3)
 
 
+TENSORS = {
+    "tensor": torch.arange(6.0).view(2, 3).double(),
+    "array": np.arange(6.0).reshape(2, 3),
+    "reversed view": np.arange(5.0, -1, -1).reshape(2, 3)[::-1, ::-1],
+    "Fortran order": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "list": [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]],
+}
+
+
+@pytest.mark.parametrize("values", TENSORS.values(), ids=TENSORS)
+def test_as_tensor_takes_what_holds_numbers(values):
+    assert torch.equal(as_tensor(values), TENSORS["tensor"])
+
+
+def test_as_tensor_copies_what_may_not_be_written_to():
+    array = np.arange(3.0)
+    array.flags.writeable = False
+    with warnings.catch_warnings(action="error"):
+        as_tensor(array)[0] = 7
+    assert array[0] == 0
+
+
+@pytest.mark.parametrize(
+    "values", [None, "abc", [[1], [1, 2]], {"a": 1}, np.array(["x"])], ids=repr
+)
+def test_as_tensor_refuses_what_holds_no_numbers_by_name(values):
+    with pytest.raises(ValueError, match="points must be a tensor or an array of numbers, got a "):
+        as_tensor(values, "points")
+
+
+def test_holds_is_false_only_where_it_is_known():
+    assert holds(torch.tensor(True)) and not holds(torch.tensor(False))
+    assert holds(torch.tensor(False, device="meta"))
+    seen = torch.func.vmap(lambda x: x + (1.0 if holds(x > 0) else 2.0))(torch.zeros(2))
+    assert seen.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("draw", [rand, randn])
+def test_draws_have_the_dtype_of_their_model_to_its_last_digit(draw):
+    double = draw((1_000,), generator(0), torch.zeros(1, dtype=torch.float64))
+    assert double.dtype == torch.float64
+    assert (double != double.float().double()).any()
+
+
 def test_import_flowlib_loads_nothing_heavy():
     found = subprocess.check_output(
         [
@@ -91,13 +139,18 @@ def test_every_public_name_is_an_attribute(name):
     assert getattr(flowlib, name) is not None
 
 
+def test_a_fresh_import_has_every_module_as_an_attribute_and_lists_it():
+    script = "import flowlib; assert set(flowlib.__all__) <= set(dir(flowlib)); flowlib.estimator"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_an_unknown_attribute_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'chek'"):
         flowlib.chek  # noqa: B018
 
 
 def imported_floors(path):
-    """The floors of the house that a file of flowlib imports from, wherever in the file the import stands."""
+    """The floors of the house that a file of flowlib imports from, wherever in it that stands."""
     here = ("flowlib", *path.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):

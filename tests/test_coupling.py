@@ -1,4 +1,5 @@
-"""Couplings: what passes through, what changes, and what is refused. Their inverses and determinants: test_bijections.py."""
+"""Couplings: what passes through, what changes, and what is refused. Their inverses and
+determinants: test_bijections.py."""
 
 import math
 
@@ -64,6 +65,38 @@ def test_additive_coupling_shifts_and_preserves_volume():
     z, log_det = layer(torch.tensor([[3.0, 5.0]]))
     assert z.tolist() == [[13.0, 5.0]]
     assert log_det.tolist() == [0.0]
+
+
+def test_every_transformed_dimension_has_a_rescale_of_its_own():
+    layer = AffineCoupling(masks.halves(5), constant(0.0, 0.0, 0.0, math.inf, math.inf, -math.inf))
+    with torch.no_grad():
+        layer.rescale.copy_(torch.tensor([0.1, 0.2, 0.4]))
+    for x in (torch.randn(3, 5), torch.randn(2, 5)):
+        z, log_det = layer(x)
+        assert (z / x).tolist()[0] == pytest.approx([1, 1, *map(math.exp, (0.1, 0.2, -0.4))])
+        assert log_det.tolist() == pytest.approx([-0.1] * len(x), abs=1e-6)
+
+
+def test_every_transformed_channel_has_a_rescale_of_its_own_and_a_checkerboard_one_in_all():
+    raw = lambda x_a, context: torch.full((len(x_a), 4, 2, 2), math.inf)  # noqa: E731
+    by_channel = AffineCoupling(masks.channels(4), raw)
+    on_board = AffineCoupling(masks.checkerboard(2, 2), raw)
+    assert by_channel.rescale.shape == (2,) and on_board.rescale.shape == (1,)
+    with torch.no_grad():
+        by_channel.rescale.copy_(torch.tensor([0.1, 0.2]))
+        on_board.rescale.fill_(0.3)
+    scales = by_channel.shift_and_log_scale(torch.randn(1, 2, 2, 2))[1][0]
+    assert scales[0].unique().item() == pytest.approx(0.1)
+    assert scales[1].unique().item() == pytest.approx(0.2)
+    on_positions = on_board.shift_and_log_scale(torch.randn(1, 3, 2, 2))[1][0]
+    assert on_positions[:, ~masks.checkerboard(2, 2)].unique().item() == pytest.approx(0.3)
+
+
+def test_a_network_in_bfloat16_leaves_the_step_in_the_dtype_of_the_data():
+    network = MLP(2, 6).bfloat16()
+    layer = AffineCoupling(masks.halves(5), lambda x_a, context: network(x_a.bfloat16()))
+    x = torch.randn(4, 5)
+    assert {out.dtype for out in (*layer(x), *layer.inverse(x))} == {torch.float32}
 
 
 def test_log_scale_is_bounded_by_the_rescale():

@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import pytest
 import torch
@@ -6,8 +7,10 @@ from helpers import assert_close, log_slope, randomise
 from torch.distributions import Independent, Normal
 
 from flowlib import Flow, models
-from flowlib.bijections import Chain, Diagonal, Flatten, Logit, SoftLog
-from flowlib.dequantize import Dequantize
+from flowlib.bijections import Chain, Diagonal, Flatten, Inverse, Logit, SoftLog
+from flowlib.dequantize import Dequantize, VariationalDequantize
+from flowlib.flow import standard_normal_log_prob
+from flowlib.losses import reverse_kl
 from flowlib.models import NORMS, VECTOR_MASKS
 from flowlib.norms import ActNorm
 
@@ -56,7 +59,7 @@ def test_log_prob_works_in_float64():
 @every_flow
 def test_log_prob_integrates_to_one(name):
     flow = FLOWS[name]()
-    half, n = 12.0, 800
+    half, n = 12.0, 400
     axis = (torch.arange(n) + 0.5) * (2 * half / n) - half
     grid = torch.cartesian_prod(axis, axis)
     context = (
@@ -215,19 +218,18 @@ def test_integer_data_is_refused(dtype):
         FLOWS["realnvp_2d"]().log_prob(torch.zeros(4, 2, dtype=dtype))
 
 
-def test_data_of_another_precision_than_the_weights_is_refused():
-    with pytest.raises(ValueError, match=r"float32.*got torch.float64"):
-        FLOWS["realnvp_2d"]().log_prob(torch.zeros(4, 2, dtype=torch.float64))
-
-
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    "x",
-    [[[0.0, 1.0]], torch.zeros(1, 2).numpy(), None, 3.0],
-    ids=["list", "numpy", "None", "float"],
+    "method",
+    ["log_prob", "forward", "inverse", "encode", "intermediates", "sample", "distribution"],
 )
-def test_what_is_no_tensor_is_refused(x):
-    with pytest.raises(ValueError, match=f"takes a torch tensor, got {type(x).__name__}"):
-        FLOWS["realnvp_2d"]().log_prob(x)
+def test_a_flow_in_half_precision_is_refused(method, dtype):
+    flow, x = FLOWS["realnvp_2d"]().to(dtype), torch.zeros(4, 2, dtype=dtype)
+    with pytest.raises(ValueError, match=rf"a flow in {dtype} is too coarse .* flow.float\(\)"):
+        if method == "distribution":
+            flow.distribution().log_prob(x)
+        else:
+            getattr(flow, method)(4 if method == "sample" else x)
 
 
 def test_an_empty_batch_has_no_log_prob():
@@ -245,39 +247,105 @@ def test_values_that_are_not_finite_are_counted_and_located(value):
         FLOWS["realnvp_2d"]().log_prob(x)
 
 
-METHODS = {
-    "log_prob": lambda flow, context: flow.log_prob(torch.zeros(4, 2), context),
-    "forward": lambda flow, context: flow(torch.zeros(4, 2), context),
-    "inverse": lambda flow, context: flow.inverse(torch.zeros(4, 2), context),
-    "sample": lambda flow, context: flow.sample(4, context=context),
-    "intermediates": lambda flow, context: flow.intermediates(torch.zeros(4, 2), context),
+DOORS = {  # what each door of a flow gives for data (or latents) x and a context
+    "log_prob": lambda flow, x, context: flow.log_prob(x, context),
+    "forward": lambda flow, x, context: flow(x, context)[0],
+    "inverse": lambda flow, x, context: flow.inverse(x, context)[0],
+    "encode": lambda flow, x, context: flow.encode(x, context),
+    "intermediates": lambda flow, x, context: torch.stack(flow.intermediates(x, context)),
+    "sample": lambda flow, x, context: flow.sample(len(x), seed=0, context=context),
+    "reverse_kl": lambda flow, x, context: reverse_kl(
+        flow, standard_normal_log_prob, len(x), context, seed=0
+    ),
+    "distribution": lambda flow, x, context: flow.distribution(
+        None if context is None else context[0]
+    ).log_prob(x),
 }
+every_door = pytest.mark.parametrize("door", DOORS)
+GIVEN = {
+    "float64": lambda x: x.double(),
+    "float16": lambda x: x.half(),
+    "array": lambda x: x.numpy(),
+    "float64 array": lambda x: x.double().numpy(),
+    "view with negative strides": lambda x: x.flip(0, 1).numpy()[::-1, ::-1],
+    "list": lambda x: x.tolist(),
+    "with a graph": lambda x: x.clone().requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("name", ["realnvp_2d", "conditional"])
+@every_door
+def test_every_door_takes_what_a_user_has(door, name, given):
+    flow, rng = FLOWS[name](), torch.Generator().manual_seed(0)
+    x = torch.randint(-4, 5, (6, 2), generator=rng) / 4  # also float16 holds these exactly
+    context = torch.randint(-4, 5, (6, 3), generator=rng) / 4 if flow.context_features else None
+    expected = DOORS[door](flow, x, context)
+    convert = GIVEN[given]
+    found = DOORS[door](flow, convert(x), None if context is None else convert(context))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("x", [None, "x", [[1.0], [1.0, 2.0]]], ids=repr)
+@pytest.mark.parametrize("door", ["log_prob", "forward", "encode", "intermediates"])
+def test_what_holds_no_numbers_is_refused(door, x):
+    with pytest.raises(ValueError, match="data must be a tensor or an array of numbers, got a "):
+        DOORS[door](FLOWS["realnvp_2d"](), x, None)
+
+
+@pytest.mark.parametrize("door", ["forward", "inverse", "encode", "intermediates", "distribution"])
+def test_integers_are_refused_at_every_door(door):
+    with pytest.raises(ValueError, match=r"takes floating-point .*, got torch.int64"):
+        DOORS[door](FLOWS["realnvp_2d"](), torch.zeros(4, 2, dtype=torch.int64), None)
+
+
 BAD_CONTEXTS = {
     "none": None,
     "too few rows": torch.zeros(3, 3),
     "too narrow": torch.zeros(4, 2),
     "one row": torch.zeros(3),
-    "list": [[0.0] * 3] * 4,
 }
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", [door for door in DOORS if door != "distribution"])
 
 
 @pytest.mark.parametrize("context", BAD_CONTEXTS.values(), ids=BAD_CONTEXTS)
 @every_method
 def test_a_missing_or_misshapen_context_is_refused(method, context):
     with pytest.raises(ValueError, match=r"takes a context of shape \(4, 3\), got"):
-        METHODS[method](FLOWS["conditional"](), context)
+        DOORS[method](FLOWS["conditional"](), torch.zeros(4, 2), context)
 
 
 @every_method
 def test_an_unexpected_context_is_refused(method):
     with pytest.raises(ValueError, match=r"takes no context, got \(4, 3\)"):
-        METHODS[method](FLOWS["realnvp_2d"](), torch.zeros(4, 3))
+        DOORS[method](FLOWS["realnvp_2d"](), torch.zeros(4, 2), torch.zeros(4, 3))
 
 
-def test_log_prob_refuses_a_context_that_is_not_finite():
-    with pytest.raises(ValueError, match="context holds NaN or infinity"):
-        FLOWS["conditional"]().log_prob(torch.zeros(4, 2), torch.full((4, 3), math.nan))
+@pytest.mark.parametrize("door", [door for door in DOORS if door not in ("forward", "inverse")])
+def test_a_context_that_is_not_finite_is_refused(door):
+    context = torch.zeros(4, 3)
+    context[[0, 2]] = math.nan
+    with pytest.raises(ValueError, match="of the context hold NaN or infinity, the first in row 0"):
+        DOORS[door](FLOWS["conditional"](), torch.zeros(4, 2), context)
+
+
+def test_numbers_whose_squares_are_infinite_are_refused_and_smaller_ones_have_a_density():
+    flow = FLOWS["realnvp_2d"]()
+    with pytest.raises(ValueError, match="1 of 2 data points hold numbers too large to square"):
+        flow.log_prob(torch.tensor([[0.0, 0.0], [3.4e38, 0.0]]))
+    assert not flow.log_prob(torch.full((1, 2), 1e18)).isnan()
+
+
+def test_a_distribution_has_no_density_at_infinity_and_nan_stays_nan():
+    flow = FLOWS["realnvp_2d"]()
+    x = torch.zeros(6, 2)
+    x[1, 0], x[2], x[3, 1], x[4, 0] = math.inf, -math.inf, 3.4e38, math.nan
+    found = flow.distribution().log_prob(x)
+    assert found[1:4].tolist() == [-math.inf] * 3
+    assert found[4].isnan()
+    assert_close(found[[0, 5]], flow.log_prob(x[[0, 5]]), 1e-5)
+    assert flow.distribution().log_prob(torch.zeros(0, 2)).shape == (0,)
 
 
 @pytest.mark.parametrize("n", [-1, 2.0, "3", None, True])
@@ -493,7 +561,7 @@ def test_values_too_large_for_the_bits_are_refused(bits):
     images[1, 0, 3, 3] += 1
     with pytest.raises(
         ValueError,
-        match=rf"begins with Dequantize\(bits={bits}\), so it takes 0 \.\.\. {2**bits - 1}, got {2**bits}",
+        match=rf"Dequantize\(bits={bits}\), so it takes 0 \.\.\. {2**bits - 1}, got {2**bits}",
     ):
         flow.log_prob(images)
 
@@ -528,8 +596,110 @@ def test_a_flow_of_images_has_no_torch_distribution():
         image_flow().distribution()
 
 
-def test_dequantize_is_found_only_in_the_first_place():
+def test_dequantize_is_found_in_the_first_place():
     assert Flow(Chain(Diagonal(2)), shape=(2,)).dequantize is None
     assert Flow(Diagonal(2), shape=(2,)).draw_noise(3) is None
-    flow = Flow(Chain(Dequantize(3), Flatten(SHAPE)), SHAPE)
-    assert flow.dequantize is flow.bijection[0]
+    for chain in (
+        Chain(Dequantize(3), Flatten(SHAPE)),
+        Chain(Chain(Dequantize(3)), Flatten(SHAPE)),
+    ):
+        flow, images = Flow(chain, SHAPE), ALL_VALUES % 8
+        assert isinstance(flow.dequantize, Dequantize)
+        assert torch.equal(flow.inverse(flow.encode(images))[0], images)
+        assert torch.equal(flow.intermediates(images)[-1], flow.encode(images))
+        assert torch.equal(flow.log_prob(images, seed=0), flow.log_prob(images, seed=0))
+
+
+@pytest.mark.parametrize(
+    "bijection",
+    [
+        Chain(Flatten(SHAPE), Dequantize()),
+        Chain(Dequantize(), Dequantize()),
+        Inverse(Dequantize()),
+        Chain(Logit(), Chain(Dequantize(), Flatten(SHAPE))),
+        VariationalDequantize(Chain(Dequantize())),
+    ],
+    ids=repr,
+)
+def test_dequantize_anywhere_else_is_refused(bijection):
+    with pytest.raises(ValueError, match="Dequantize is only ever the first layer"):
+        Flow(bijection, SHAPE)
+
+
+@pytest.mark.parametrize("bijection", [Dequantize(), Chain(Dequantize())], ids=["alone", "chain"])
+def test_a_flow_that_only_dequantizes_is_a_density_of_vectors_and_refused_for_images(bijection):
+    integers = torch.tensor([[0, 255], [7, 8]], dtype=torch.uint8)
+    flow = Flow(bijection, (2,))
+    expected = standard_normal_log_prob((integers + 0.5) / 256) - 2 * math.log(256)
+    assert_close(flow.log_prob(integers, seed=0), expected, 1e-2)
+    with pytest.raises(
+        ValueError, match=r"latents are \(B, D\), got \(16, 1, 4, 4\): add a Flatten"
+    ):
+        Flow(bijection, SHAPE).log_prob(ALL_VALUES)
+
+
+def test_noise_for_a_flow_without_dequantize_is_refused():
+    with pytest.raises(ValueError, match="noise is for a flow that begins with Dequantize"):
+        FLOWS["realnvp_2d"]()(torch.zeros(4, 2), noise=torch.rand(4, 2))
+
+
+def test_noise_is_taken_in_whatever_form():
+    flow, noise = image_flow(), torch.rand(16, *SHAPE)
+    expected = flow(ALL_VALUES, noise=noise)[0]
+    for given in (noise.double(), noise.numpy(), noise.tolist()):
+        assert torch.equal(flow(ALL_VALUES, noise=given)[0], expected)
+
+
+# A function, and an object to keep
+
+
+def test_gradients_of_log_prob_can_be_taken_row_by_row():
+    flow, x = FLOWS["realnvp_2d"](), torch.randn(5, 2)
+    rows = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(flow.log_prob(rows).sum(), rows)
+    one_row = lambda row: flow.log_prob(row[None])[0]  # noqa: E731
+    for function in (one_row, flow.distribution().log_prob):
+        assert_close(torch.func.vmap(torch.func.grad(function))(x), expected, 1e-5)
+
+
+@pytest.mark.parametrize("build", [FLOWS["realnvp_2d"], lambda: image_flow()], ids=["2d", "image"])
+def test_log_prob_compiles_in_one_piece(build):
+    flow = build()
+    x = torch.randn(5, 2) if flow.dequantize is None else ALL_VALUES
+    compiled = torch.compile(flow.log_prob, fullgraph=True, dynamic=True, backend="eager")
+    found = [(torch.manual_seed(0), f(x))[1].detach() for f in (compiled, flow.log_prob)]
+    assert_close(*found, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "build", [FLOWS["realnvp_2d"], lambda: image_flow(norm="batchnorm")], ids=["2d", "image"]
+)
+def test_a_flow_is_pickled(build):
+    flow = build()
+    copied = pickle.loads(pickle.dumps(flow))
+    assert copied.built_by == flow.built_by
+    assert torch.equal(copied.sample(3, seed=0), flow.sample(3, seed=0))
+
+
+# Precision and defaults
+
+
+def test_a_float64_flow_draws_samples_that_float32_does_not_hold():
+    x = FLOWS["realnvp_2d"]().double().sample(50, seed=0)
+    z = FLOWS["realnvp_2d"]().double().draw_latents(50)
+    assert x.dtype == z.dtype == torch.float64
+    assert (z != z.float().double()).any()
+
+
+@pytest.mark.parametrize("build", [FLOWS["realnvp_2d"], lambda: image_flow()], ids=["2d", "image"])
+def test_a_flow_keeps_to_its_dtype_whatever_the_default_is(build):
+    flow = build()
+    x = torch.randn(16, 2) if flow.dequantize is None else ALL_VALUES
+    expected = flow.log_prob(x, seed=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(flow.log_prob(x, seed=0), expected)
+        assert flow.encode(x).dtype == flow.draw_latents(2).dtype == torch.float32
+        assert build().log_prob(x, seed=0).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -59,7 +59,7 @@ def test_a_uniform_density_has_as_many_bits_per_dim_as_the_images(bits):
 
 
 def one_pixel(bits):
-    """A flow of images of one pixel, with all the values that it can hold, and the probability of each."""
+    """A flow of images of one pixel, all the values that it can hold, and their probabilities."""
     norm = ActNorm(1)
     norm.initialise(torch.tensor([[0.5], [2.5]]))
     layers = Chain(Dequantize(bits), Logit(), Flatten((1, 1, 1)), norm)
@@ -180,5 +180,7 @@ def test_reverse_kl_repeats_with_its_seed_and_refuses_what_it_cannot_use():
         reverse_kl(flow, log_target, 0)
     with pytest.raises(ValueError, match=r"one value per sample, \(7,\), got \(\)"):
         reverse_kl(flow, lambda x: -x.square().sum(), 7)
+    with pytest.raises(ValueError, match=r"one value per sample, \(7,\), got a ndarray"):
+        reverse_kl(flow, lambda x: log_target(x).detach().numpy(), 7)
     with pytest.raises(ValueError, match="Dequantize"):
         reverse_kl(Flow(Chain(Dequantize(), Logit(), Flatten((1, 2, 2))), (1, 2, 2)), log_target, 7)
