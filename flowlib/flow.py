@@ -141,8 +141,8 @@ class Flow(nn.Module):
         if context is None and not self.context_features:
             return None
         context = None if context is None else as_tensor(context, "context").to(self._like())
-        shape, given = (rows, self.context_features), "none" if context is None else context.shape
-        if given != shape:
+        given = "none" if context is None else tuple(context.shape)
+        if given != (shape := (rows, self.context_features)):
             expected = f"a context of shape {shape}" if self.context_features else "no context"
             raise ValueError(f"this flow takes {expected}, got {given}")
         if values:
