@@ -46,7 +46,7 @@ RECIPES = {  # data and what it is; the model's arguments, the training's
     "sinusoid": Recipe(data.Sinusoid(noise=0.1), "a noisy sine wave", model="realnvp_2d"),
     "mnist_plain": Recipe("mnist", "four couplings of fully connected networks, nothing else",
         {"depth": 4, "hidden": (64, 128, 128, 64), "separate": True},
-        {**PLAIN, "batch_size": 128, "epochs": 100}, "realnvp_mlp"),
+        {**PLAIN, "clip": None, "batch_size": 128, "epochs": 100}, "realnvp_mlp"),
     "mnist_mlp": Recipe("mnist", "eight shallow couplings, ActNorm, SoftLog, checkerboards",
         {"depth": 8, "hidden": (72,), "separate": False, "mask": "checkerboard",
          "norm": "actnorm", "tau": 5.0},

@@ -181,7 +181,7 @@ def fit(
             settings = SimpleNamespace(**{name: given[name] for name in SETTINGS})
             folder = None
             if run is not None:
-                config = {**require_builder(flow), **about(data, batches), **vars(settings)}
+                config = {**require_builder(flow), **vars(settings), **about(data, batches)}
                 folder = Run(run, config, resume, world.is_main_process)
             with one_thread_if_small(flow, batch_size):
                 return _train(flow, batches, settings, folder, world, snapshots, home, progress)

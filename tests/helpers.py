@@ -24,9 +24,7 @@ def randomise(module, size=0.1, seed=0):
 
 def log_slope(function, x):
     """log |det| of the Jacobian, by autograd, of a map of independent rows: x (B, D) -> (B,)."""
-    jacobian = torch.autograd.functional.jacobian(
-        lambda rows: function(rows).sum(0), x
-    )  # (D, B, D)
+    jacobian = torch.autograd.functional.jacobian(lambda rows: function(rows).sum(0), x)
     return torch.linalg.slogdet(jacobian.transpose(0, 1)).logabsdet
 
 

@@ -27,7 +27,7 @@ FLOORS = [
     "checkpoints",
     "plotting",
 ]
-FLOORS += ["batches", "training", "checks", "widgets", "estimator", "recipes", "__main__"]
+FLOORS += ["batches", "graphs", "training", "checks", "widgets", "estimator", "recipes", "__main__"]
 HEAVY = [
     "matplotlib",
     "sklearn",

@@ -317,7 +317,7 @@ class Odd:
         (Odd(lambda n: MOONS.sample(n)), "sample of a Odd must take n and seed"),
         (
             Odd(lambda n, seed: torch.zeros(n, 3)),
-            r"takes data \(B, 2\), got \(6400, 3\)",
+            r"takes data of shape \(B, 2\), got \(6400, 3\)",
         ),
         (type("MNIST", (), {"train": True})(), "got a MNIST; .* give the images, a uint8 tensor"),
     ],
@@ -357,7 +357,7 @@ def test_there_must_be_something_to_train():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_half_precision_are_refused(dtype):
-    with pytest.raises(ValueError, match=r"too coarse for densities: use flow.float\(\)"):
+    with pytest.raises(ValueError, match=r"is too coarse: use flow.float\(\)"):
         quick_fit(small_flow().to(dtype))
 
 
@@ -618,8 +618,8 @@ def test_senseless_settings_are_refused_and_leave_the_flow_alone(setting, value,
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (torch.zeros(10, 3), r"takes data \(B, 2\), got \(10, 3\)"),
-        (torch.zeros(2), r"takes data \(B, 2\), got \(2,"),
+        (torch.zeros(10, 3), r"takes data of shape \(B, 2\), got \(10, 3\)"),
+        (torch.zeros(2), r"takes data of shape \(B, 2\), got \(2,"),
         (torch.zeros(0, 2), "the batch is empty"),
         (torch.zeros(10, 2, dtype=torch.int64), "takes floating-point data, got torch.int64"),
         (torch.full((10, 2), math.nan), "10 of 10 data points hold NaN or infinity"),
@@ -687,7 +687,7 @@ def test_data_outside_the_domain_of_the_first_layer_is_explained():
         (
             FIRST_CONSTANT,
             64,
-            "constant in this batch: remove it, or, if it does vary, use a larger",
+            "constant in the batch given: remove it, or, if it does vary, use a larger",
         ),
     ],
     ids=["one row", "huge", "constant in the first batch"],
