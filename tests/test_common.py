@@ -68,12 +68,12 @@ def test_a_seed_beyond_64_bits_is_refused_by_name():
         generator(2**70)
 
 
-def test_whole_number_hands_back_what_it_accepts():
+def test_integer_hands_back_what_it_accepts():
     assert integer("n", 3, at_least=3) == 3
 
 
 @pytest.mark.parametrize("value", [2, -1, 3.0, True, "3", None, float("nan")])
-def test_whole_number_refuses_by_name(value):
+def test_integer_refuses_by_name(value):
     with pytest.raises(ValueError, match="n must be an integer of at least 3, got "):
         integer("n", value, at_least=3)
 
