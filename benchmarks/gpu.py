@@ -15,7 +15,6 @@ command on a CPU.
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -201,7 +200,8 @@ def train(args):
     start, steps = time.time(), args.steps
     for i, name in enumerate(args.names):
         kind, size, bits, model, settings = TRAININGS[name]
-        examples = load(kind, size, bits, 300 if args.tiny else None)
+        limit = 300 if args.tiny else None
+        examples = data.load(kind, size=size, bits=bits, limit=limit)
         given = {"batch_size": args.batch, "lr": args.lr, "clip": args.clip}
         settings = settings | {key: value for key, value in given.items() if value}
         model = model | ({"blocks": args.blocks} if args.blocks else {})
@@ -216,15 +216,6 @@ def train(args):
         say(f"{name} trained: {history.seconds:.1f} s, {steps / history.seconds:.1f} steps/s")
         judge(name, flow, examples, bits, history, settings)
         say(f"{name} done, {time.time() - start:.0f} s since the start")
-
-
-def load(kind, size, bits, limit):
-    """The image set with its highest bits alone."""
-    found = data.load(kind, size=size, limit=limit)
-    train, test = (
-        images >> (8 - bits) if bits < 8 else images for images in (found.train, found.test)
-    )
-    return dataclasses.replace(found, train=train, test=test)
 
 
 def affordable(model, examples, settings, seconds, steps):

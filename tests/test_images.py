@@ -595,3 +595,11 @@ def test_they_are_the_same_everywhere_and_in_double_precision(tmp_path, monkeypa
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(first.train, again.train) and torch.equal(first.test, again.test)
+
+
+def test_fewer_bits_are_the_highest_of_every_pixel(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWLIB_DATA", str(tmp_path))
+    whole, few = (data.load("digits", limit=20, bits=bits) for bits in (8, 5))
+    assert torch.equal(few.train, whole.train // 8) and torch.equal(few.test, whole.test // 8)
+    with pytest.raises(ValueError, match="images hold at most 8 bits, got bits=9"):
+        data.load("digits", bits=9)

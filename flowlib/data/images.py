@@ -68,7 +68,12 @@ class ImageSet:
 
 
 def load(
-    name: str, *, size: int | None = None, limit: int | None = None, standin: bool = False
+    name: str,
+    *,
+    size: int | None = None,
+    limit: int | None = None,
+    bits: int = 8,
+    standin: bool = False,
 ) -> ImageSet:
     """The image set "mnist", "cifar10", "digits", "photos", "celeba" or "faces".
 
@@ -76,8 +81,9 @@ def load(
     with FLOWLIB_FAST=1); CelebA from a folder img_align_celeba/ of JPEGs. With standin=True, a set
     that cannot be had is replaced, with a warning, by one of the same shape that ships with the
     install. Faces are 3 x size x size, 64 (the default) or 32. With a limit, only the first `limit`
-    images of each split are given, and no more faces prepared. Raises ValueError for arguments that
-    don't fit and damaged files, FileNotFoundError for a set that cannot be had.
+    images of each split are given, and no more faces prepared; of fewer than 8 `bits` the highest,
+    as 0 ... 2^bits - 1. Raises ValueError for arguments that don't fit and damaged files,
+    FileNotFoundError for a set that cannot be had.
 
     >>> load("digits", limit=100).train.shape
     torch.Size([100, 1, 28, 28])
@@ -92,8 +98,10 @@ def load(
     elif size is not None:
         raise ValueError(f'size goes with "celeba" and "faces"; {title} is always {SHAPES[name]}')
     limit = None if limit is None else integer("limit", limit, at_least=1)
+    if integer("bits", bits, at_least=1) > 8:
+        raise ValueError(f"images hold at most 8 bits, got bits={bits}")
     try:
-        return _load(name, size, limit)
+        return _load(name, size, limit, bits)
     except (OSError, ValueError):
         if not (standin and substitute):
             raise
@@ -102,7 +110,7 @@ def load(
         f'that follow are not {title}\'s. data.load("{name}") says what is wrong.',
         stacklevel=2,
     )
-    return replace(_load(substitute, size, limit), standin_for=name)
+    return replace(_load(substitute, size, limit, bits), standin_for=name)
 
 
 def places():
@@ -116,7 +124,7 @@ def places():
         yield Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowlib"
 
 
-def _load(name, size, limit):
+def _load(name, size, limit, bits):
     every = f"{name}_{size}" if size else name
     key = f"{every}_first_{limit}" if size and limit else every
     folders = (place / folder for place in places() for folder in (every, key))
@@ -135,7 +143,10 @@ def _load(name, size, limit):
             if array.dtype != np.uint8 or array.shape != expected:
                 raise ValueError(f"expected uint8 {expected}, got {array.dtype} {array.shape}")
         arrays.append(torch.from_numpy(array))
-    return ImageSet(name, *(array[:limit] for array in arrays), attributes=attributes)
+    train, train_labels, test, test_labels = (array[:limit] for array in arrays)
+    if bits < 8:
+        train, test = train >> (8 - bits), test >> (8 - bits)
+    return ImageSet(name, train, train_labels, test, test_labels, attributes=attributes)
 
 
 def _is_prepared(folder):
