@@ -151,7 +151,8 @@ class Flow(nn.Module):
 
     def _fit(self, values, shape, what, context):
         """Values and context as tensors in this flow's dtype, on its device; not a look at them."""
-        like, values = self._like(), as_tensor(values, what)
+        values = as_tensor(values, what)
+        like = self._like(values)
         if like.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"a flow in {like.dtype} is too coarse: use flow.float()")
         if values.dim() == 0 or values.shape[1:] != shape:
@@ -167,9 +168,10 @@ class Flow(nn.Module):
             raise ValueError(f"this flow takes floating-point {what}, got {values.dtype}")
         return values.to(like), self.check_context(context, len(values), values=False)
 
-    def _like(self):
-        """A tensor of the dtype and on the device that this flow computes in and on."""
-        tensors = itertools.chain(self.parameters(), self.buffers())
+    def _like(self, *values):
+        """A tensor of the dtype and on the device that this flow computes in and on; without
+        parameters and buffers, those of the values that it is given."""
+        tensors = itertools.chain(self.parameters(), self.buffers(), values)
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
 

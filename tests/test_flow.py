@@ -703,3 +703,10 @@ def test_a_flow_keeps_to_its_dtype_whatever_the_default_is(build):
         assert build().log_prob(x, seed=0).dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_a_flow_without_parameters_computes_in_the_dtype_that_it_is_given():
+    flow = Flow(Logit(), shape=(2,))
+    x = torch.rand(3, 2, dtype=torch.float64)
+    assert flow.log_prob(x).dtype == flow(x)[0].dtype == torch.float64
+    assert flow.sample(3, seed=0).dtype == torch.float32
