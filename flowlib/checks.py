@@ -282,7 +282,7 @@ class Subject:
         try:
             z, _ = self.forward(self.exact, self.u)
             u, run = self.u.clone(), lambda: self.forward(self.exact, u)
-            fine, coarse = (_slopes(run, [u], [torch.ones_like(u)], h) for h in (1e-8, 1e-4))
+            fine, coarse = (_slopes(run, [u], [torch.ones_like(u)], h) for h in (1e-8, 1e-6))
             smooth = (fine - coarse).abs() <= 1e-2 * coarse.abs() + 1e-3
             self.precise = z.dtype == torch.float64 and bool(smooth.all())
         except RuntimeError:  # tensors that the module does not know of stayed in float32
