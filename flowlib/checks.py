@@ -46,13 +46,13 @@ TEXTS = """
   fine, samples do not follow them, so look for clamps and for what inverse does otherwise.
 - round trip of images | 0 | inverse does not return the integers behind encode: reconstructions are
   off by grey levels, so check the rounding and the number of levels.
-- log_det of forward | 1e-04 | log_det is not log |det dz/dx| by autograd: training climbs the
+- log_det of forward | 1e-03 | log_det is not log |det dz/dx| by autograd: training climbs the
   error, below any true loss, so write down the diagonal of the Jacobian and sum its logs.
 - dimensions never coupled | 0 | These latents depend on one input only: the loss levels off too
   high, samples look Gaussian there, so let the masks alternate, or permute between layers.
 - log_det far from the data | 5e-01 | Far out log_det is not the Jacobian's, as behind a clamp:
   outliers fold onto other points at a made-up loss, so bend values (SoftLog), never cut them.
-- log_det of inverse | 1e-04 | It is not minus the log_det of forward: maximum likelihood looks
+- log_det of inverse | 1e-03 | It is not minus the log_det of forward: maximum likelihood looks
   fine, a variational fit climbs the error, so turn its sign or mend its sum.
 - context | > 0 | Another context gives the same latents: the loss levels off at that of a flow
   without one, so hand the context on through every layer to the networks.
@@ -189,6 +189,15 @@ def _copy(flow):
         raise ValueError(f"this flow cannot be copied, nor then checked: {error}") from error
 
 
+def _in_training(flow):
+    """A copy in training mode, but for dropout, and for layers with statistics of the batch."""
+    flow = _copy(flow).train()
+    for layer in flow.modules():
+        if hasattr(layer, "running_mean") or isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.eval()
+    return flow
+
+
 def _like(module, x):
     """A tensor of the dtype and on the device of a module's weights."""
     weights = [p for p in module.parameters() if p.is_floating_point()]
@@ -273,12 +282,12 @@ class Subject:
         try:
             z, _ = self.forward(self.exact, self.u)
             u, run = self.u.clone(), lambda: self.forward(self.exact, u)
-            fine, coarse = (_slopes(run, [u], [torch.ones_like(u)], h) for h in (1e-8, 1e-4))
+            fine, coarse = (_slopes(run, [u], [torch.ones_like(u)], h) for h in (1e-8, 1e-6))
             smooth = (fine - coarse).abs() <= 1e-2 * coarse.abs() + 1e-3
             self.precise = z.dtype == torch.float64 and bool(smooth.all())
         except RuntimeError:  # tensors that the module does not know of stayed in float32
             self.exact, self.u = self.flow, self.v[: len(self.u)]
-        self.tolerance = 1e-4 if self.precise else 1e-2
+        self.tolerance = 1e-3 if self.precise else 1e-2
 
     def forward(self, module, v, rows=None):
         """(z, log_det) of values v, which belong to these rows of the data."""
@@ -364,12 +373,12 @@ class Subject:
         error, formula, more = self.trip(self.core(self.flow), self.y), 0.0, ""
         if self.precise:
             formula = self.trip(self.core(self.exact), self.after_noise(self.exact, self.u))
-        if formula > 1e-4:
-            first = self.first_wrong(lambda layer, y: self.trip(layer, y) > 1e-4)
+        if formula > 3e-4:
+            first = self.first_wrong(lambda layer, y: self.trip(layer, y) > 3e-4)
             more = f"It is {formula:.0e} in float64, so the inverse is another function. {first}"
         elif error > 1e-3:
             more = f"It is {formula:.0e} in float64: this is rounding, from depth and scales."
-        yield "round trip of data", max(error, 10 * formula), more
+        yield "round trip of data", max(error, 3 * formula), more
 
     def round_trip_of_latents(self):
         if self.noise is None:
@@ -451,13 +460,15 @@ class Subject:
         if self.noise is not None:
             v = self.flow.draw_noise(len(self.x), generator(0))
         z, log_det = self.forward(self.flow, v)
+        x = v if self.noise is None else self.x
+        outs = []
         with torch.enable_grad():
-            x = v.clone() if self.noise is None else self.x
-            given = self.flow.log_prob(x, *self.given(v, slice(None)), **seed)
+            for flow in (self.flow, _in_training(self.flow)):
+                outs.append(flow.log_prob(x.clone(), *self.given(v, slice(None)), **seed))
         expected = standard_normal_log_prob(z.flatten(1)) + log_det
-        error = _difference(given, expected) if given.shape == expected.shape else math.inf
-        trained = any(p.requires_grad for p in self.flow.parameters())
-        more = "" if given.requires_grad or not trained else "It has no graph."
+        error = _difference(outs[0], expected) if outs[0].shape == expected.shape else math.inf
+        frozen = not any(p.requires_grad for p in self.flow.parameters())
+        more = "" if outs[1].requires_grad or frozen else "It has no graph."
         yield "log_prob", math.inf if more else error, more
 
     def samples(self):
@@ -491,14 +502,16 @@ class Subject:
                     total, tensors, retain_graph=True, materialize_grads=True
                 )
                 along = sum((grad * way).sum() for grad, way in zip(grads, ways))
-            if (slope - other).abs() <= 3e-3 * slope.abs() + 1e-6:  # no bisection, no rounding
-                yield ((slope - along).abs() / (slope.abs() + along.abs() + 1e-5)).item()
+            error, noise = (
+                (slope - t).abs() / (slope.abs() + t.abs() + 1e-5) for t in (along, other)
+            )
+            yield max(0.0, (error - 100 * noise).item())  # bisection and solvers are noisy
 
     def gradients_through_both_directions(self):
-        core, u = self.core(self.exact), self.u.clone().requires_grad_()
-        z = self.forward(self.exact, u)[0].detach().clone().requires_grad_()
-        weights = [p for p in self.exact.parameters() if p.requires_grad]
-        there = [0.0, *self.gradient_errors(lambda: self.forward(self.exact, u), [u, *weights])]
+        flow, u = _in_training(self.exact), self.u.clone().requires_grad_()
+        core, z = self.core(flow), self.forward(flow, u)[0].detach().clone().requires_grad_()
+        weights = [p for p in flow.parameters() if p.requires_grad]
+        there = [0.0, *self.gradient_errors(lambda: self.forward(flow, u), [u, *weights])]
         back = [0.0, *self.gradient_errors(lambda: self.inverse(core, z), [z, *weights])]
         more = f"See {'forward' if max(there) >= max(back) else 'inverse'}."
         yield "gradients through both directions", max(there + back), more
