@@ -151,6 +151,7 @@ def fit(
     for holds, complaint in [
         (schedule in SCHEDULES, f"schedule must be cosine or constant, got {schedule!r}"),
         (precision in PRECISIONS, f"precision must be {', '.join(PRECISIONS)}, got {precision!r}"),
+        (0 < lr < math.inf, f"lr must be positive and finite, got {lr}"),
         (clip is None or clip > 0, f"clip must be positive or None, got {clip}"),
         (ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, or be None, got {ema}"),
         (steps is None or epochs is None, "give steps or epochs, not both"),
@@ -181,7 +182,9 @@ def fit(
             settings = SimpleNamespace(**{name: given[name] for name in SETTINGS})
             folder = None
             if run is not None:
-                config = {**require_builder(flow), **vars(settings), **about(data, batches)}
+                seen = about(data, batches)  # the trace comes last: a seed changes that, too
+                trace = {"data_fingerprint": seen.pop("data_fingerprint")}
+                config = {**require_builder(flow), **seen, **vars(settings), **trace}
                 folder = Run(run, config, resume, world.is_main_process)
             with one_thread_if_small(flow, batch_size):
                 return _train(flow, batches, settings, folder, world, snapshots, home, progress)
@@ -254,8 +257,8 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                 reestimate_statistics(ema, map(batches, some))
         return ema.eval()
 
-    rngs = [torch.default_generator]  # what layers draw from, dropout say
-    if gpu:
+    rngs = [torch.default_generator] if _may_draw(flow) else []
+    if rngs and gpu:
         rngs.append(torch.cuda.default_generators[torch.cuda.current_device()])
     show = progress and world.is_main_process
     bar = tqdm(total=steps, initial=first_step, disable=not show, unit="step", leave=False)
@@ -445,6 +448,14 @@ def _groups(flow, weight_decay):
     if weight_decay and not decays:
         raise ValueError("weight_decay applies to weight-normed layers, and this flow has none")
     return [{"params": others, "weight_decay": 0.0}, {"params": decays}][: 1 + bool(decays)]
+
+
+def _may_draw(flow):
+    """Whether there are layers that draw from the global generators: dropout, or a user's own."""
+    ours = ("torch.nn", "flowlib.")
+    dropout = torch.nn.modules.dropout._DropoutNd
+    modules = list(flow.modules())
+    return any(isinstance(m, dropout) or not type(m).__module__.startswith(ours) for m in modules)
 
 
 def _compute_in_bfloat16(flow, on):

@@ -602,11 +602,11 @@ def test_a_density_has_no_epochs_and_no_rows(settings, message):
     [
         (IMAGES.float(), "begins with Dequantize, so it takes uint8 images, got torch.float32"),
         (IMAGES.long(), "begins with Dequantize, so it takes uint8 images, got torch.int64"),
-        (IMAGES[:, 0], r"takes data \(B, 1, 4, 4\), got \(75, 4, 4\)"),
+        (IMAGES[:, 0], r"takes data of shape \(B, 1, 4, 4\), got \(75, 4, 4\)"),
         (IMAGES[:0], r"the batch is empty: got data of shape \(0, 1, 4, 4\)"),
         (
             data.ImageSet("mine", IMAGES[..., :3], None, None, None),
-            r"takes data \(B, 1, 4, 4\), got \(75, 1, 4, 3\)",
+            r"takes data of shape \(B, 1, 4, 4\), got \(75, 1, 4, 3\)",
         ),
     ],
     ids=["float", "int64", "no channel", "empty", "image set"],
@@ -617,7 +617,7 @@ def test_images_of_another_kind_are_refused(images, message):
 
 
 def test_images_with_more_levels_than_the_flow_has_are_refused():
-    with pytest.raises(ValueError, match=r"5 bits hold 0 \.\.\. 31, got 255"):
+    with pytest.raises(ValueError, match=r"takes 0 \.\.\. 31, got 255"):
         quick_fit(small_flow(bits=5))
     assert len(quick_fit(small_flow(bits=5), IMAGES // 8).loss) == 20
 

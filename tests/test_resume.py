@@ -301,7 +301,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_be_resumed(tmp_pat
         ({"seed": 1}, "started with seed=0, and is to go on with 1"),
         (
             {"epochs": 4},
-            "started with steps=18, and is to go on with 24.*for more steps .*start=.*run",
+            "started with steps=18, and is to go on with 24.*start=.*run",
         ),
         ({"ema": None}, "started with ema=0.8, and is to go on with None"),
         ({"clip": 1.0}, "started with clip=50.0, and is to go on with 1.0"),
