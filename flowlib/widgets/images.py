@@ -179,7 +179,7 @@ def explore_scales(flow: Flow, image, other=None) -> Explorer:
         look = {"description": f"scale {k}{end}", "tooltip": share, **LOOK}
         source = ipywidgets.Dropdown(options=options, value=options[k == 1], **look)
         controls[f"source {k}"] = source
-        controls[f"temperature {k}"] = slider(f"temperature {k} (×)", 1.0, 0, 1.5, 0.05)
+        controls[f"temperature {k}"] = slider(f"temperature {k}", 1.0, 0, 1.5, 0.05)
     controls["seed"] = slider("seed", 0, 0, 50, 1)
     return Explorer(controls, figure, [panel], update)
 
