@@ -50,9 +50,9 @@ class History:
     """What happened during a fit: loss in nats per data point after each step, evaluations (dicts
     of metrics), snapshots, seconds of training, and whether Ctrl-C ended it."""
 
-    loss: list[float] = field(default_factory=list)
-    evaluations: list[dict] = field(default_factory=list)
-    snapshots: list[Snapshot] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list, repr=False)
+    evaluations: list[dict] = field(default_factory=list, repr=False)
+    snapshots: list[Snapshot] = field(default_factory=list, repr=False)
     seconds: float = 0.0
     interrupted: bool = False
 

@@ -703,3 +703,7 @@ def test_a_constant_channel_is_refused_by_the_fit_and_leaves_no_trace():
         quick_fit(flow, torch.stack([torch.randn(100), torch.zeros(100)], dim=1))
     with pytest.raises(ValueError, match="ActNorm is not initialised"):
         flow.log_prob(POINTS)
+
+
+def test_a_history_that_ends_a_cell_does_not_print_every_loss():
+    assert repr(training.History(loss=[1.0] * 5_000)) == "History(seconds=0.0, interrupted=False)"
