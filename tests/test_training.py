@@ -17,7 +17,7 @@ from flowlib.bijections import Bijection, Chain, Diagonal, Inverse, Logit
 from flowlib.coupling import AffineCoupling
 from flowlib.networks import MLP, ConvResNet
 from flowlib.norms import ActNorm, BatchNorm
-from flowlib.training import DivergedError, fit
+from flowlib.training import DivergedError, History, fit
 
 MOONS = data.TwoMoons(noise=0.1)
 POINTS = MOONS.sample(300, seed=0)
@@ -706,4 +706,4 @@ def test_a_constant_channel_is_refused_by_the_fit_and_leaves_no_trace():
 
 
 def test_a_history_that_ends_a_cell_does_not_print_every_loss():
-    assert repr(training.History(loss=[1.0] * 5_000)) == "History(seconds=0.0, interrupted=False)"
+    assert repr(History(loss=[1.0] * 5_000)) == "History(seconds=0.0, interrupted=False)"
