@@ -112,6 +112,24 @@ def test_a_paragraph_follows_every_figure(path):
             )
 
 
+@every_notebook
+def test_every_figure_and_drawing_says_what_it_shows(path):
+    """In an alt text of its own, at least a short sentence long."""
+    cells = read(path).cells
+    alts = [
+        out.get("metadata", {}).get("image/png", {}).get("alt", "")
+        for cell in cells
+        for out in cell.get("outputs", [])
+        if "image/png" in out.get("data", {})
+    ]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            assert "<img" not in cell.source, "pictures are ![alt text](file)"
+            alts += re.findall(r"!\[([^\]]*)\]\(", cell.source)
+    assert all(len(alt) >= 40 for alt in alts), [alt for alt in alts if len(alt) < 40]
+    assert len(set(alts)) == len(alts), "two pictures share an alt text"
+
+
 @every_chapter
 def test_opens_as_agreed(path):
     cells = read(path).cells

@@ -165,3 +165,15 @@ def test_loss_curve_shows_every_loss_its_running_mean_and_the_floor(ax, steps):
 
 def test_square_is_the_smallest_around_the_same_centre():
     assert plotting.square(BOX) == ((-1.0, 3.0), (-1.0, 3.0))
+
+
+def test_show_displays_the_figure_at_twice_its_size_with_its_alt_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    fig, _ = plt.subplots(figsize=(2, 1), dpi=100)
+    plotting.show("A line\n   that rises.")
+    (data, metadata) = shown[0]._repr_mimebundle_()
+    width, height = metadata["image/png"]["width"], metadata["image/png"]["height"]
+    assert metadata["image/png"]["alt"] == "A line that rises."
+    assert 150 <= width <= 250 and 75 <= height <= 125
+    assert data["image/png"].startswith("iVBOR") and not plt.fignum_exists(fig.number)
