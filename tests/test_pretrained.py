@@ -29,8 +29,8 @@ def test_a_shipped_flow_scores_what_its_card_says_on_the_first_100_test_images(n
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_64_test_images_come_back_exactly_through_trained_weights(name):
-    flow, images = checkpoints.load(name), load_or_skip(name).test[:64]
+def test_test_images_come_back_exactly_through_trained_weights(name):
+    flow, images = checkpoints.load(name), load_or_skip(name).test[:16]
     assert torch.equal(flow.inverse(flow.encode(images))[0], images)
 
 
