@@ -15,6 +15,7 @@ command on a CPU.
 
 import argparse
 import contextlib
+import datetime
 import json
 import logging
 import math
@@ -134,7 +135,8 @@ def steps_per_second(model, images, steps, **settings):
 
 
 def bench(args):
-    found = {"hardware": checkpoints.hardware(), "torch": torch.__version__, "training": {}}
+    found = {"hardware": checkpoints.hardware(), "torch": torch.__version__}
+    found |= {"date": str(datetime.date.today()), "training": {}}
     for name, (model, batch, modes) in BENCHES.items():
         if args.names and name not in args.names:
             continue
