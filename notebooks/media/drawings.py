@@ -385,7 +385,7 @@ def preprocessing():
     names = ["integers  *x*", "*x* + *u*", "*y* = (*x* + *u*) / 256", "logit(*p*)"]
     spaces = ["0, 1, …, 255", "0 to 256", "0 to 1", f"−{end:.2f} to {end:.2f}"]
     values = [f"{pixel}", f"{pixel + u:.2f}", f"{y:.3f}", f"−{-v:.2f}"]
-    colours = ["data", "noise", "data", "latent"]
+    colours = ["data", "noise", "data", "data"]
     for x, name, space, value, colour in zip(centres, names, spaces, values, colours):
         d.text(x, 28, name, 16, look="b")
         d.box(x, 72, 76, 38, colour, value, 18)
@@ -404,7 +404,7 @@ def preprocessing():
             d.path([(x + side, 137), (x + side, 147)], "plain")
             d.text(x + side, 159, label, 13, look="quiet")
     d.dot(centres[2] - 56 + 112 * y, 142, "data", 4.5)
-    d.dot(centres[3] + 56 * v / 3, 142, "latent", 4.5)
+    d.dot(centres[3] + 56 * v / 3, 142, "data", 4.5)
     steps = ["+ *u*", "÷ 256", "logit"]
     for a, b, step in zip(centres, centres[1:], steps):
         d.arrow((a + 38, 72), (b - 38, 72))
