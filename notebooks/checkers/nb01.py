@@ -99,27 +99,20 @@ def check_exercise_4(fixed_log_prob):
         AffineCoupling(~first, _wave),
         AffineCoupling(first, _wave),
     ]
-    for K in (1, 2, 3):
-        chosen, x = (
-            layers[:K],
-            2
-            * torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
-        )
+    x = 2 * torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    # a coupling's log_det is the same before and after its step, that of a ripple is not
+    for chosen in (layers[:1], layers[:2], layers, [layers[0], _ripple, layers[1]]):
         log_p = fixed_log_prob(chosen, x)
         if log_p is None:
             return print("Exercise 4: not answered yet")
         assert torch.is_tensor(log_p) and log_p.shape == (100,), (
             "fixed_log_prob(layers, x) must return one log-density per row of x"
         )
-        expected = (
-            _base_log_prob(_run(chosen, x))
-            + torch.linalg.slogdet(_jacobian(lambda rows, chosen=chosen: (_run(chosen, rows),), x))[
-                1
-            ]
-        )
+        J = _jacobian(lambda rows, chosen=chosen: (_run(chosen, rows),), x)
+        expected = _base_log_prob(_run(chosen, x)) + torch.linalg.slogdet(J)[1]
         assert torch.allclose(log_p.double(), expected, atol=1e-4), (
-            f"with {K} layer(s) the log-density differs from autograd's: at which point does "
-            "layer k act?"
+            f"with {len(chosen)} layer(s) the log-density differs from autograd's: at which point "
+            "does layer k act?"
         )
     p, cell_area = plotting.evaluate_on_grid(
         lambda x: fixed_log_prob(layers, x.double()), ((-12, 12), (-12, 12)), 400
@@ -131,6 +124,11 @@ def check_exercise_4(fixed_log_prob):
 
 def _wave(kept, context=None):
     return torch.cat([0.9 * torch.sin(1.3 * kept), -0.5 * torch.cos(kept)], dim=1)
+
+
+def _ripple(x):
+    """Not a coupling: each dimension alone, x + 0.45 sin 2x."""
+    return x + 0.45 * torch.sin(2 * x), torch.log(1 + 0.9 * torch.cos(2 * x)).sum(1)
 
 
 def _random_network(n_in, n_out):
