@@ -527,8 +527,8 @@ class Examination:
         return self.forward(flow, self.v), self.inverse(self.core(flow), self.z)
 
     def state_lost_by_saving(self):
-        lost, state, expected = [], self.flow.state_dict(), self.outputs(self.flow)
-        moved = self.untouched.train()
+        state, expected = copy.deepcopy(self.flow.state_dict()), self.outputs(self.flow)
+        moved, lost = self.untouched.train(), []
         with contextlib.suppress(Exception):  # what a step of training moves must come back
             self.forward(moved, self.v[: len(self.v) // 2])
             for tensor in filter(torch.is_floating_point, moved.state_dict().values()):
