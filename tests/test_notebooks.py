@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import runpy
 import subprocess
@@ -33,6 +34,14 @@ every_chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 
 def read(path):
     return nbformat.read(path, as_version=4)
+
+
+def markdown(nb):
+    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+
+
+def title(path):
+    return re.match(r"# (.+)", read(path).cells[0].source)[1]
 
 
 def code_cells(nb):
@@ -226,3 +235,74 @@ def test_a_slider_follows_a_question_and_is_driven_by_a_test(path):
         assert re.search(
             r"^## The questions? (before|about) the sliders?$", solutions, flags=re.MULTILINE
         )
+
+
+def words(text):
+    """Words to read: formulas, code and the targets of links are none."""
+    text = re.sub(r"```.*?```|\$\$.*?\$\$", " ", text, flags=re.DOTALL)
+    text = re.sub(r"\$[^$\n]+\$|\]\([^)]*\)", " ", text)
+    return len(re.findall(r"\w[\w'’.-]*", text))
+
+
+def test_words_are_counted_without_formulas_code_and_targets():
+    assert words("Two words\n$$x\n= y$$ and $z$ the [link's text](a/b.md)\n```\ncode\n```") == 6
+
+
+@every_chapter
+def test_says_how_long_it_takes_to_read_and_to_run(path):
+    """Reading at 130 words a minute; running as `execute.py` measured it in full."""
+    nb = read(path)
+    line = re.search(
+        r"^\*\*Time\*\* about (\d+) minutes to read, (\d+) to run$",
+        nb.cells[0].source,
+        re.MULTILINE,
+    )
+    assert line, "the opening lacks the line '**Time** about R minutes to read, M to run'"
+    to_read, to_run = map(int, line.groups())
+    assert to_read % 5 == 0
+    assert abs(to_read - words(markdown(nb)) / 130) <= 5, f"{words(markdown(nb))} words"
+    seconds = nb.metadata.flowlib.seconds
+    assert seconds / 120 <= to_run <= max(1, math.ceil(seconds / 30)), f"it ran {seconds} s"
+
+
+@every_chapter
+def test_links_to_its_neighbours_at_both_ends(path):
+    """← the one before · the map · the one after →"""
+    i, links = NOTEBOOKS.index(path), []
+    if i > 0:
+        before = NOTEBOOKS[i - 1]
+        links = [f"← [{title(before)}]({before.name})", f"[Map]({NOTEBOOKS[0].name})"]
+    if i + 1 < len(NOTEBOOKS):
+        after = NOTEBOOKS[i + 1]
+        links.append(f"[{title(after)}]({after.name}) →")
+    paragraphs = markdown(read(path)).strip().split("\n\n")
+    assert [paragraphs[1], paragraphs[-1]] == [" · ".join(links)] * 2
+
+
+@every_chapter
+def test_exercises_stand_in_the_text_and_are_linked_from_the_end(path):
+    text = markdown(read(path))
+    headings = re.findall(r"^#+ (Exercise\b.*)$", text, re.MULTILINE)
+    headings.remove("Exercises")
+    assert headings == [f"Exercise {i + 1}" for i in range(len(headings))] != []
+    closing = re.search(r"^## Exercises$(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
+    links = re.findall(r"\[(Exercise \d+)\]\(#Exercise-(\d+)\): \S", closing)
+    assert links == [(heading, heading.split()[1]) for heading in headings]
+
+
+def anchors(path):
+    """What JupyterLab calls the headings of a file: their text, with hyphens for spaces."""
+    text = markdown(read(path)) if path.suffix == ".ipynb" else path.read_text()
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    return {re.sub(r"[`*]", "", heading).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *NOTEBOOKS, *SOLUTIONS], ids=name)
+def test_linked_headings_exist(path):
+    """In this file or in another: JupyterLab finds them by exactly this text, nothing escaped."""
+    text = markdown(read(path)) if path.suffix == ".ipynb" else path.read_text()
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", text):
+        linked = path.parent / target if target else path
+        assert linked.exists(), f"{target} is linked and not there"
+        assert heading in anchors(linked), f"{target}#{heading} is linked and not there"
