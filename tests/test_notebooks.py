@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -15,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 EXECUTE = runpy.run_path(str(FOLDER / "execute.py"))
+KIT = SimpleNamespace(**runpy.run_path(str(FOLDER / "checkers" / "kit.py")))
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "solutions").glob("[0-9]*.ipynb"))
 CLOSING = ["Limits", "Summary", "Exercises", "References", "Next"]
@@ -237,15 +239,8 @@ def test_a_slider_follows_a_question_and_is_driven_by_a_test(path):
         )
 
 
-def words(text):
-    """Words to read: formulas, code and the targets of links are none."""
-    text = re.sub(r"```.*?```|\$\$.*?\$\$", " ", text, flags=re.DOTALL)
-    text = re.sub(r"\$[^$\n]+\$|\]\([^)]*\)", " ", text)
-    return len(re.findall(r"\w[\w'’.-]*", text))
-
-
 def test_words_are_counted_without_formulas_code_and_targets():
-    assert words("Two words\n$$x\n= y$$ and $z$ the [link's text](a/b.md)\n```\ncode\n```") == 6
+    assert KIT.words("Two words\n$$x\n= y$$ and $z$ the [link's text](a/b.md)\n```\ncode\n```") == 6
 
 
 @every_chapter
@@ -260,7 +255,7 @@ def test_says_how_long_it_takes_to_read_and_to_run(path):
     assert line, "the opening lacks the line '**Time** about R minutes to read, M to run'"
     to_read, to_run = map(int, line.groups())
     assert to_read % 5 == 0
-    assert abs(to_read - words(markdown(nb)) / 130) <= 5, f"{words(markdown(nb))} words"
+    assert abs(to_read - KIT.words(markdown(nb)) / KIT.PACE) <= 5
     seconds = nb.metadata.flowlib.seconds
     assert seconds / 120 <= to_run <= max(1, math.ceil(seconds / 30)), f"it ran {seconds} s"
 
@@ -283,7 +278,6 @@ def test_links_to_its_neighbours_at_both_ends(path):
 def test_exercises_stand_in_the_text_and_are_linked_from_the_end(path):
     text = markdown(read(path))
     headings = re.findall(r"^#+ (Exercise\b.*)$", text, re.MULTILINE)
-    headings.remove("Exercises")
     assert headings == [f"Exercise {i + 1}" for i in range(len(headings))] != []
     closing = re.search(r"^## Exercises$(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
     links = re.findall(r"\[(Exercise \d+)\]\(#Exercise-(\d+)\): \S", closing)
@@ -306,3 +300,73 @@ def test_linked_headings_exist(path):
         linked = path.parent / target if target else path
         assert linked.exists(), f"{target} is linked and not there"
         assert heading in anchors(linked), f"{target}#{heading} is linked and not there"
+
+
+def test_the_kit_names_sections_that_exist_and_have_executed_cells():
+    named = [*KIT.CUTS.items(), *((number, [name]) for *_, number, name in KIT.ASKED)]
+    for lecture in (lecture for lectures in KIT.ROUTES.values() for lecture in lectures):
+        named += lecture.items()
+    missing = [(k, name) for k, names in named for name in names or [] if not KIT.section(k, name)]
+    assert not missing
+    for _, question, _, number, name in KIT.ASKED:
+        assert runs_code(KIT.chapters()[number], name), f"no cell answers '{question}'"
+
+
+def runs_code(path, name):
+    """Whether a code cell with outputs follows the heading before the next one of its level."""
+    level = None
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            for line in cell.source.splitlines():
+                heading = re.match(r"(#+) (?:[\d.]+ )?(.+)", line)
+                if heading and level and len(heading[1]) <= level:
+                    return False
+                if heading and heading[2].startswith(name):
+                    level = len(heading[1])
+        elif level and cell.outputs:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("course", KIT.ROUTES)
+def test_the_lectures_of_a_course_reach_images_and_fit(course):
+    lectures = [
+        {number: names or KIT.CUTS[number] for number, names in lecture.items()}
+        for lecture in KIT.ROUTES[course]
+    ]
+    assert course.startswith({1: "one", 2: "two", 4: "four", 6: "six"}[len(lectures)])
+    assert any(number >= "05" for lecture in lectures for number in lecture)
+    for lecture in lectures:
+        assert sum(KIT.class_minutes(*part) for part in lecture.items()) <= KIT.LECTURE
+
+
+@pytest.mark.parametrize("number", KIT.CUTS)
+def test_the_cut_of_a_chapter_fits_into_a_lecture(number):
+    assert 30 <= KIT.class_minutes(number, KIT.CUTS[number]) <= KIT.LECTURE
+
+
+def test_the_tables_of_00_are_up_to_date():
+    stored = "\n".join(
+        out["data"]["text/markdown"]
+        for cell in code_cells(read(NOTEBOOKS[0]))
+        for out in cell.outputs
+        if "text/markdown" in out.get("data", {})
+    )
+    for table in [KIT.the_map(), KIT.routes(), KIT.cuts(), KIT.asked()]:
+        assert table in stored, "run: python notebooks/execute.py 00_start_here.ipynb"
+
+
+def test_every_chapter_is_in_the_map_and_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert list(KIT.QUESTIONS) == list(KIT.chapters())
+    assert list(KIT.CUTS) == list(KIT.chapters())[1:]
+    for number, path in KIT.chapters().items():
+        assert f"](notebooks/{path.name}) | {KIT.QUESTIONS[number]} |" in readme
+
+
+def test_00_looks_for_everything_that_the_project_needs():
+    source = "\n".join(cell.source for cell in code_cells(read(NOTEBOOKS[0])))
+    needs = ast.literal_eval(re.search(r"^NEEDS = (\{.*?^\})", source, re.MULTILINE | re.DOTALL)[1])
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)[1]
+    assert list(needs) == re.findall(r'"([\w-]+)>=', listed)
