@@ -21,6 +21,8 @@ def check_exercise_1(draw):
             f"at T = {T} the latents should have the standard deviation {T}, "
             f"not {spread.mean():.2f}"
         )
+        inner = (z.norm(dim=1) < T).float().mean().item()
+        assert abs(inner - 0.393) < 0.03, "the latents have the right spread and are not Gaussian"
     print("Exercise 1: passed")
 
 
