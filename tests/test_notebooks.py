@@ -296,7 +296,8 @@ def anchors(path):
 def test_linked_headings_exist(path):
     """In this file or in another: JupyterLab finds them by exactly this text, nothing escaped."""
     text = markdown(read(path)) if path.suffix == ".ipynb" else path.read_text()
-    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", text):
+    link = r"\]\((?!https?:)([^)#\s]*)#((?:[^()\s]|\([^()\s]*\))+)\)"
+    for target, heading in re.findall(link, text):
         linked = path.parent / target if target else path
         assert linked.exists(), f"{target} is linked and not there"
         assert heading in anchors(linked), f"{target}#{heading} is linked and not there"
@@ -313,7 +314,7 @@ def test_the_kit_names_sections_that_exist_and_have_executed_cells():
 
 
 def runs_code(path, name):
-    """Whether a code cell with outputs follows the heading before the next one of its level."""
+    """Whether an executed code cell follows the heading before the next one of its level."""
     level = None
     for cell in read(path).cells:
         if cell.cell_type == "markdown":
@@ -323,7 +324,7 @@ def runs_code(path, name):
                     return False
                 if heading and heading[2].startswith(name):
                     level = len(heading[1])
-        elif level and cell.outputs:
+        elif level and cell.execution_count:
             return True
     return False
 

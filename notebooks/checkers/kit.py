@@ -285,7 +285,7 @@ ASKED = [
         "NaN for one seed of several",
         "y0ast/Glow-PyTorch 1",
         "04",
-        "A learning rate too high",
+        "Spikes and a plateau",
     ),
     (
         "State",
