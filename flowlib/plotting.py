@@ -139,23 +139,23 @@ def four_panels(flow: Flow, x, box, seed: int = 0) -> Figure:
     return fig
 
 
-def layer_strip(flow: Flow, x, box, columns: int = 5) -> Figure:
+def layer_strip(flow: Flow, x, box, layers=None, columns: int = 4) -> Figure:
     """From data to latent, layer by layer: points (n, 2), coloured by their first coordinate, on a
-    mesh that warps along."""
+    mesh that warps along. `layers` are those after which to look, 0 for the data; None is all."""
     x, _ = flow.as_input(x)
     lines = mesh(box)
     states = flow.intermediates(x)
     meshes = flow.intermediates(flow.as_input(lines.view(-1, 2))[0])
-    rows = -(-len(states) // columns)
-    size = (1.5 * columns, 1.7 * rows)
+    layers = range(len(states)) if layers is None else layers
+    rows = -(-len(layers) // columns)
+    size = (2.4 * columns, 2.5 * rows)
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="compressed")
-    for ax in axes.flat[len(states) :]:
+    for ax in axes.flat[len(layers) :]:
         ax.set_axis_off()
-    for k, (ax, state, warped) in enumerate(zip(axes.flat, states, meshes)):
-        draw_mesh(ax, warped.view(lines.shape))
-        points(ax, state, square(box) if k == 0 else LATENT_BOX, x[:, 0], size=3)
+    for k, ax in zip(layers, axes.flat):
+        draw_mesh(ax, meshes[k].view(lines.shape), color="0.8")
+        points(ax, states[k], square(box) if k == 0 else LATENT_BOX, x[:, 0], size=5)
         ax.set_title("data" if k == 0 else f"after layer {k}")
-        ax.set(xticks=[], yticks=[])
     return fig
 
 
