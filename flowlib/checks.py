@@ -1,6 +1,6 @@
 """`check_flow`: find out what is wrong with a flow, one of flowlib's or anybody's.
 
-Everything is measured on copies: weights, gradients, statistics, mode and the state of torch's generators stay.
+Everything is measured on copies: weights, gradients, statistics, mode and torch's random state stay.
 """
 
 import contextlib
