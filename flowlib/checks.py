@@ -1,6 +1,6 @@
 """`check_flow`: find out what is wrong with a flow, one of flowlib's or anybody's.
 
-Everything is measured on copies: weights, gradients, statistics, mode and torch's random state stay.
+Everything is measured on copies: weights, gradients, statistics, mode and torch random state stay.
 """
 
 import contextlib
