@@ -375,14 +375,14 @@ def preprocessing():
         "A pixel on its way to the flow: the integer 37 gets noise u = 0.62, is divided by 256 to "
         "0.147 in the unit interval, and the logit takes it to a number on the real line. Log-"
         "determinants: 0 for the noise, minus D log 256 for the scaling, and the sum of "
-        "log(1 - 2 alpha) - log p - log(1 - p) for the logit.",
+        "log(1 - 2 alpha) - log r - log(1 - r) for the logit.",
     )
     pixel, u, alpha = 37, 0.62, 0.05
     y = (pixel + u) / 256
     p = alpha + (1 - 2 * alpha) * y
     v, end = math.log(p / (1 - p)), math.log((1 - alpha) / alpha)
     centres = [86, 270, 452, 634]
-    names = ["integers  *x*", "*x* + *u*", "*y* = (*x* + *u*) / 256", "logit(*p*)"]
+    names = ["integers  *x*", "*x* + *u*", "*y* = (*x* + *u*) / 256", "logit(*r*)"]
     spaces = ["0, 1, …, 255", "0 to 256", "0 to 1", f"−{end:.2f} to {end:.2f}"]
     values = [f"{pixel}", f"{pixel + u:.2f}", f"{y:.3f}", f"−{-v:.2f}"]
     colours = ["data", "noise", "data", "data"]
@@ -414,14 +414,14 @@ def preprocessing():
     middles = [(a + b) / 2 for a, b in zip(centres, centres[1:])]
     for x, formula in zip(middles, ["0", "−*D* log 256", ""]):
         d.text(x, 226, formula, 16)
-    d.text(700, 226, "Σ [log(1−2*α*) − log *p* − log(1−*p*)]", 16, "end")
+    d.text(700, 226, "Σ [log(1−2*α*) − log *r* − log(1−*r*)]", 16, "end")
     d.text(20, 254, "layer", 15, "start", "b")
     d.text(sum(middles[:2]) / 2, 254, "Dequantize", 15)
     d.text(589, 254, "Logit", 15)
     for line, note in enumerate(
         [
             "noise *u* ~ U[0, 1), fresh for every pixel and every time: an integer becomes a cell",
-            "*p* = *α* + (1 − 2*α*) *y*,  *α* = 0.05, so that the logit is finite at 0 and at 1",
+            "*r* = *α* + (1 − 2*α*) *y*,  *α* = 0.05, so that the logit is finite at 0 and at 1",
             "back: sigmoid, undo *α*, × 256, round down; the noise is gone",
         ]
     ):
@@ -672,16 +672,16 @@ def learned_noise():
     d = Drawing(
         398,
         "Learned noise: a conditional flow draws u, given x",
-        "Uniform noise v goes through a logit, couplings that see the image x as context, and a "
+        "Uniform noise w goes through a logit, couplings that see the image x as context, and a "
         "sigmoid, and becomes the noise u in (0, 1). Then u is added to x and the sum divided by "
-        "256. The log-determinant is minus D log 256 plus log |det du/dv|. Below: with uniform "
+        "256. The log-determinant is minus D log 256 plus log |det du/dw|. Below: with uniform "
         "noise the density of y is a staircase; with learned noise it can be smooth, every cell "
         "having the mass that it had.",
     )
     lane, low = 82, 176
     d.box(312, lane, 330, 74, "plain", corner=9)
-    d.text(312, 26, "*u* = *g*(*v*; *x*)", 17, look="b")
-    d.box(54, lane, 58, 40, "noise", "*v*", 18)
+    d.text(312, 26, "*u* = *g*(*w*; *x*)", 17, look="b")
+    d.box(54, lane, 58, 40, "noise", "*w*", 18)
     d.note(54, lane + 36, "U(0, 1)")
     for x, width, text, look in [
         (196, 62, "logit", "model"),
@@ -705,7 +705,7 @@ def learned_noise():
     d.box(606, low, 64, 40, "model", "÷ 256")
     d.arrow((638, low), (660, low))
     d.box(680, low, 40, 40, "data", "*y*", 18)
-    d.text(700, low + 40, "log-det = log |det ∂*u*/∂*v*| − *D* log 256", 16, "end")
+    d.text(700, low + 40, "log-det = log |det ∂*u*/∂*w*| − *D* log 256", 16, "end")
     d.path([(20, 238), (700, 238)], look="wire rule")
     bell = lambda r: math.exp(-((r - 2.45) ** 2) / 2) + 0.2 * math.exp(-((r - 4.4) ** 2) / 2)  # noqa: E731
     cell, base, height, fine = 48, 366, 84, 12
