@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=name
 every_chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 
 
+@cache
 def read(path):
     return nbformat.read(path, as_version=4)
 
