@@ -15,6 +15,7 @@ command on a CPU.
 
 import argparse
 import contextlib
+import datetime
 import json
 import logging
 import math
@@ -50,7 +51,12 @@ FACES_32 = {"shape": (3, 32, 32), "scales": 4, "width": 48, "blocks": 2, **FLAT}
 SHARED = {"batch_size": 64, "clip": 500.0, "ema": 0.999, "evaluations": 8, "keep_best": True}
 ON_DIGITS = {**SHARED, "lr": 4e-3, "validation": 5_000}
 ON_FACES = {**SHARED, "lr": 3e-3, "validation": 1_000, "flip": True}
+ON_CIFAR10 = {
+    **{"batch_size": 256, "clip": 500.0, "ema": 0.999, "evaluations": 5, "keep_best": True},
+    **{"lr": 3e-3, "validation": 1_000, "flip": True},
+}
 TRAININGS = {  # image set, size and bits; model; training
+    "cifar10": ("cifar10", None, 8, CIFAR10, ON_CIFAR10),
     "mnist_variational": ("mnist", None, 8, DIGITS, ON_DIGITS),
     "celeba": ("celeba", 64, 8, FACES, ON_FACES),
     "celeba_32": ("celeba", 32, 8, FACES_32, ON_FACES),
@@ -129,8 +135,11 @@ def steps_per_second(model, images, steps, **settings):
 
 
 def bench(args):
-    found = {"hardware": checkpoints.hardware(), "torch": torch.__version__, "training": {}}
+    found = {"hardware": checkpoints.hardware(), "torch": torch.__version__}
+    found |= {"date": str(datetime.date.today()), "training": {}}
     for name, (model, batch, modes) in BENCHES.items():
+        if args.names and name not in args.names:
+            continue
         for mode in modes:
             model, batch = ({**model, **TINY}, 4) if args.tiny else (model, batch)
             steps = 16 if args.tiny else {"eager": 25, "graph": 50}.get(mode, 80)

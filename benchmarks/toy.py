@@ -29,7 +29,7 @@ from flowlib.bijections import Chain
 from flowlib.coupling import AffineCoupling
 from flowlib.flow import standard_normal_log_prob
 from flowlib.networks import MLP
-from flowlib.training import warm_up_and_cosine
+from flowlib.training import cosine
 
 OUTPUT = Path(__file__).parent / "results" / "toy.json"
 DEPTH, HIDDEN, BATCH, TURN = 8, 64, 512, 50
@@ -171,7 +171,7 @@ def time_to_gap(moons, steps):
     for i in tqdm(range(steps // TURN), unit="turn"):
         batches = moons.sample(TURN * BATCH, seed=i).split(BATCH)
         for run in runs[i % 5 :] + runs[: i % 5]:
-            run.turn(batches, warm_up_and_cosine(i * TURN, steps))
+            run.turn(batches, cosine(i * TURN, steps))
             seconds = sum(TURN / rate for rate in run.rates)
             run.gaps.append((seconds, truth - run.mean_log_prob(test)))
     reached = lambda run, gap: next((s for s, g in run.gaps if g <= gap), None)  # noqa: E731

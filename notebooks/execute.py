@@ -4,8 +4,9 @@
     python notebooks/execute.py --all    every one
     python notebooks/execute.py 02       those whose path contains "02"
 
-Each notebook remembers, in its metadata, a digest of its own cells and one of the flowlib code that
-it imports.
+Each notebook remembers, in its metadata, a digest of its own cells, one of the flowlib code that it
+imports, and the whole seconds that it took: the one source of all running times. Notebook 00 comes
+last, and again whenever a chapter was executed, because its map reads the other chapters.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import ast
 import base64
 import hashlib
 import io
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "flowlib"
+MAP = "00_start_here.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -98,8 +101,8 @@ def is_stale(nb):
 
 
 def execute(path):
-    """Run one notebook from the top and write it back with its outputs."""
-    nb = nbformat.read(path, as_version=4)
+    """Run one notebook from the top, write it back with its outputs, and return the seconds."""
+    nb, start = nbformat.read(path, as_version=4), time.perf_counter()
     NotebookClient(
         nb,
         timeout=1800,
@@ -112,7 +115,11 @@ def execute(path):
     nb.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        "flowlib": {"source": source_digest(nb), "library": library_digest(nb)},
+        "flowlib": {
+            "source": source_digest(nb),
+            "library": library_digest(nb),
+            "seconds": round(time.perf_counter() - start),
+        },
     }
     for i, cell in enumerate(nb.cells):
         cell.id = f"{path.stem}-{i:02d}"
@@ -124,6 +131,7 @@ def execute(path):
                 if "image/png" in out.get("data", {}):
                     out.data["image/png"] = with_palette(out.data["image/png"])
     nbformat.write(nb, path)
+    return nb.metadata["flowlib"]["seconds"]
 
 
 def with_palette(png):
@@ -143,24 +151,27 @@ def main():
     parser.add_argument("names", nargs="*", help="parts of the paths to execute, changed or not")
     parser.add_argument("--all", action="store_true", help="execute every notebook")
     args = parser.parse_args()
+    if os.environ.get("FLOWLIB_FAST", "0") not in ("", "0"):
+        sys.exit("FLOWLIB_FAST is set: the outputs and seconds of short budgets are not stored")
     paths = [
         p
         for p in notebook_paths()
         if not args.names or any(name in str(p.relative_to(HERE)) for name in args.names)
     ]
+    paths.sort(key=lambda path: path.name == MAP)
+    changed = False
     for i, path in enumerate(paths, start=1):
         print(f"[{i}/{len(paths)}] {path.relative_to(HERE)} … ", end="", flush=True)
-        if not (args.all or args.names or is_stale(nbformat.read(path, as_version=4))):
+        due = args.all or args.names or is_stale(nbformat.read(path, as_version=4))
+        if not (due or (path.name == MAP and changed)):
             print("up to date")
             continue
-        start = time.perf_counter()
+        changed = True
         try:
-            execute(path)
+            seconds = execute(path)
         except CellExecutionError as error:
             sys.exit(f"failed; the notebook is left as it was\n{error}")
-        print(
-            f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} KB", flush=True
-        )
+        print(f"{seconds} s, {path.stat().st_size / 1000:.0f} KB", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,13 @@ from flowlib.networks import MLP
 from flowlib.norms import ActNorm, BatchNorm
 
 MOONS = data.TwoMoons(noise=0.05)
-X = MOONS.sample(256, seed=0)
 RNG = torch.Generator().manual_seed(0)
-WIDE = torch.randn(256, 4, generator=RNG)
+X = MOONS.sample(128, seed=0)
+WIDE = torch.randn(128, 4, generator=RNG)
+BOARD = torch.randn(32, 1, 4, 4, generator=RNG)
 IMAGES = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=RNG) // 2
 PIXELS = (IMAGES.flatten(1) + torch.rand(64, 64, generator=RNG)) / 256
+DATA = {(2,): X, (4,): WIDE, (1, 4, 4): BOARD, (1, 8, 8): IMAGES}
 
 
 def coupling(flip=False, kind=AffineCoupling, D=2):
@@ -34,30 +36,33 @@ def coupling(flip=False, kind=AffineCoupling, D=2):
     return kind(alternating(D, flip=flip), MLP(D // 2, D, (16,)))
 
 
-def flow_2d(*layers, flow=Flow):
+def flow_of(*layers, D=2, flow=Flow):
     torch.manual_seed(0)
-    return randomise(flow(Chain(*layers), shape=(2,)))
+    return randomise(flow(Chain(*layers), shape=(D,)))
 
 
 def pair(kind=AffineCoupling, flow=Flow):
-    return flow_2d(coupling(kind=kind), coupling(flip=True, kind=kind), flow=flow)
+    return flow_of(coupling(kind=kind), coupling(flip=True, kind=kind), flow=flow)
 
 
-def with_layer(layer):
-    return flow_2d(coupling(), layer, coupling(flip=True))
+def between(*layers, D=2):
+    """A flow of layers between two couplings."""
+    return flow_of(coupling(D=D), *layers, coupling(flip=True, D=D), D=D)
 
 
-def flow_4d(*layers):
+def of_boards(*layers):
+    """A flow of images (1, 4, 4), two couplings after these layers."""
     torch.manual_seed(0)
-    first, last = coupling(D=4), coupling(flip=True, D=4)
-    return randomise(Flow(Chain(first, *layers, last), shape=(4,)))
+    boards = [checkerboard(4, 4, flip=flip).flatten() for flip in (False, True)]
+    couplings = [AffineCoupling(board, MLP(8, 16, (16,))) for board in boards]
+    return randomise(Flow(Chain(*layers, *couplings), shape=(1, 4, 4)))
 
 
-def of_images(dequantize=None, flow=Flow, logit=Logit):
+def of_images(dequantize=Dequantize, flow=Flow, logit=Logit):
     torch.manual_seed(0)
     boards = [checkerboard(8, 8, flip=flip).flatten() for flip in (False, True)]
     layers = [AffineCoupling(board, MLP(32, 64, (16,))) for board in boards]
-    first = [dequantize or Dequantize(), logit(), Flatten((1, 8, 8))]
+    first = [dequantize(), logit(), Flatten((1, 8, 8))]
     return randomise(flow(Chain(*first, *layers), shape=(1, 8, 8)), size=0.05)
 
 
@@ -76,6 +81,26 @@ def changed(base, **methods):
     }
     kind = type(f"Changed{base.__name__}", (base,), body)
     return kind
+
+
+def in_couplings(**methods):
+    return lambda: pair(changed(AffineCoupling, **methods))
+
+
+def in_flow(**methods):
+    return lambda: pair(flow=changed(Flow, **methods))
+
+
+def in_image_flow(**methods):
+    return lambda: of_images(flow=changed(Flow, **methods))
+
+
+def in_noise(**methods):
+    return lambda: of_images(changed(Dequantize, **methods))
+
+
+def in_layer(**methods):
+    return lambda: between(changed(Layer, **methods)())
 
 
 class Layer(Bijection):
@@ -114,24 +139,9 @@ class ListedOrder(Reordered):
         self.order = random.sample(range(D), D)
 
 
-class ArrayOrder(Reordered):
-    def keep(self, D):
-        self.order = np.random.permutation(D)
-
-
 class UnsavedOrder(Reordered):
     def keep(self, D):
         self.register_buffer("order", torch.randperm(D), persistent=False)
-
-
-class RandomBound(AffineCoupling):
-    def __init__(self, mask, network):
-        super().__init__(mask, network)
-        self.bound = random.uniform(1, 3)
-
-    def shift_and_log_scale(self, kept, context=None):
-        shift, s = super().shift_and_log_scale(kept, context)
-        return shift, self.bound * s
 
 
 class FlipsOnLoad(Layer):
@@ -221,18 +231,6 @@ class OtherHalf(Bijection):
         return self.m * z + (1 - self.m) * (z - shift) * (-s).exp(), -(self.m * s).sum(1)
 
 
-class NotComplementary(OtherHalf):
-    """The scale acts on the half that decides on it."""
-
-    def forward(self, x, context=None):
-        shift, s = self.step(x)
-        return x * (self.m * s).exp() + (1 - self.m) * shift, (self.m * s).sum(1)
-
-    def inverse(self, z, context=None):
-        shift, s = self.step(z)
-        return (z - (1 - self.m) * shift) * (-self.m * s).exp(), -(self.m * s).sum(1)
-
-
 def batch_norm_log_det(forward, self, x, context=None):
     return forward(x)[0], -0.5 * (self.running_var + self.eps).sum().expand(len(x))
 
@@ -242,13 +240,6 @@ def leaky(forward, self, x, context=None):
     out = forward(x)
     self.training = False
     return out
-
-
-def image_layer(*layers):
-    torch.manual_seed(0)
-    boards = [checkerboard(4, 4, flip=flip).flatten() for flip in (False, True)]
-    couplings = [AffineCoupling(board, MLP(8, 16, (16,))) for board in boards]
-    return randomise(Flow(Chain(*layers, *couplings), shape=(1, 4, 4)))
 
 
 def dead_network():
@@ -270,9 +261,9 @@ def broken(value):
     return flow
 
 
-def averaged(eps=1.0):
+def averaged():
     """As after training with averaged weights: the running statistics are those of others."""
-    flow = with_layer(BatchNorm(2))
+    flow = between(BatchNorm(2))
     flow.bijection[1].running_var.fill_(40.0)
     return flow
 
@@ -283,607 +274,282 @@ def deep():
     return randomise(Flow(Chain(*layers), shape=(2,)), size=0.5)
 
 
-def replaced(out, i, change):
-    """The output (y, log_det) with one of them changed."""
-    return tuple(change(value) if k == i else value for k, value in enumerate(out))
+def output(change, i=0):
+    """A method whose output, or log_det for i = 1, is changed."""
+
+    def method(original, self, *args, **kwargs):
+        out = list(original(*args, **kwargs))
+        out[i] = change(out[i])
+        return tuple(out)
+
+    return method
 
 
-negated = {"forward": lambda f, s, x, c=None: replaced(f(x, c), 1, torch.neg)}
-IDENTITY = {"inverse": lambda z: z}
+def log_det(change):
+    return output(change, 1)
 
 
-def scaled(factor):
-    return lambda f, self, *args, **kwargs: factor * f(*args, **kwargs)
+def result(change):
+    return lambda original, self, *args, **kwargs: change(original(*args, **kwargs))
 
 
-def seeded(f, self, n, temperature=1.0, seed=None, context=None):
-    return f(n, temperature, None, context)
+def argument(change):
+    """A method whose first argument is changed."""
+    return lambda original, self, x, *args, **kwargs: original(change(x), *args, **kwargs)
 
 
-def cold(f, self, n, temperature=1.0, seed=None, context=None):
-    return f(n, 1.0, seed, context)
-
-
-def hot(f, self, n, temperature=1.0, seed=None, context=None):
-    return f(n, 1.2 * temperature, seed, context)
-
-
-def no_graph(f, self, *args, **kwargs):
+def no_graph(original, self, *args, **kwargs):
     with torch.no_grad():
-        return f(*args, **kwargs)
+        return original(*args, **kwargs)
 
 
-def single(f, self, x, c=None):
-    return replaced(f(x.float().to(x.dtype), c), 0, lambda z: z.float().to(x.dtype))
+def sampling(T=None, factor=1.0, keep_seed=True, after=None):
+    """A method sample of a fixed temperature, another deviation, no seed, or a step after it."""
+
+    def sample(original, self, n, temperature=1.0, seed=None, context=None):
+        x = original(n, factor * (T or temperature), seed if keep_seed else None, context)
+        return after(self, x) if after else x
+
+    return sample
 
 
-def branch(f, self, x, c=None):
-    z, log_det = f(x, c)
+def branch(original, self, x, context=None):
+    z, log_det = original(x, context)
     return z, torch.where(x[:, 0] > 1.5, -log_det, log_det)
 
 
-nll = losses.nll
-L, A, D = Layer, AffineCoupling, Dequantize
-BUGS = {  # name: (the check that must fail, the flow, data, further arguments)
-    # the loss and what is reported
-    "log_det alone": ("prior in the loss", pair, X, {"loss": lambda z, d: -d.mean()}),
-    "wrong sign in the loss": ("log_det in the loss", pair, X, {"loss": lambda z, d: nll(z, -d)}),
-    "no log_det in the loss": (
-        "log_det in the loss",
-        pair,
-        X,
-        {"loss": lambda z, d: nll(z, 0 * d)},
-    ),
-    "prior averaged over dimensions": (
-        "prior in the loss",
-        pair,
-        X,
-        {"loss": lambda z, d: z.square().mean() / 2 - d.mean()},
-    ),
-    "prior without its half": (
-        "prior in the loss",
-        pair,
-        X,
-        {"loss": lambda z, d: (z.square().sum(1) - d).mean()},
-    ),
-    "log_det over D": (
-        "prior in the loss",
-        pair,
-        X,
-        {"loss": lambda z, d: (z.square().sum(1) / 2 - d / 2).mean()},
-    ),
-    "no log 256": ("bits/dim", of_images, IMAGES, {"bits_per_dim": -3.0}),
-    # shapes
-    "log_det is a mean": (
-        "shape of log_det",
-        None,
-        X,
-        {"forward": lambda x: (x, x.mean())} | IDENTITY,
-    ),
-    "log_det is 0": ("shape of log_det", None, X, {"forward": lambda x: (x, 0)} | IDENTITY),
-    "log_det is 0.0": ("shape of log_det", None, X, {"forward": lambda x: (x, 0.0)} | IDENTITY),
-    "log_det is a column": (
-        "shape of log_det",
-        None,
-        X,
-        {"forward": lambda x: (x, x[:, :1])} | IDENTITY,
-    ),
-    "log_det is per dimension": (
-        "shape of log_det",
-        None,
-        X,
-        {"forward": lambda x: (x, 0 * x)} | IDENTITY,
-    ),
-    "log_det of integers": (
-        "shape of log_det",
-        None,
-        X,
-        {"forward": lambda x: (x, x[:, 0].long())} | IDENTITY,
-    ),
-    "z alone": ("shape of log_det", None, X, {"forward": lambda x: x} | IDENTITY),
-    "a dimension lost": (
-        "shape of log_det",
-        None,
-        X,
-        {"forward": lambda x: (x[:, :1], x[:, 0])} | IDENTITY,
-    ),
-    "forward raises": ("shape of log_det", None, X, {"forward": lambda x: x @ x} | IDENTITY),
-    "inverse raises": (
-        "round trip of data",
-        None,
-        X,
-        {
-            "forward": lambda x: (x, 0 * x[:, 0]),
-            "inverse": lambda z: z @ z,
-        },
-    ),
-    "weights that are no numbers": ("finite", lambda: broken(math.nan), X, {}),
-    # log_det of layers
-    "wrong sign": ("log_det of forward", lambda: pair(changed(A, **negated)), X, {}),
-    "mean over dimensions": (
-        "log_det of forward",
-        lambda: with_layer(
-            changed(L, forward=lambda f, s, x, c=None: replaced(f(x), 1, lambda d: d / 2))()
+def unbounded(original, self, x_a, context=None):
+    return self.run_network(x_a, context).chunk(2, 1)
+
+
+def half_noise(original, self, x, context=None, noise=None):
+    return original(x, context, self.draw_noise(x.shape) / 2 if noise is None else noise)
+
+
+def one_noise(*kept):
+    """draw_noise with one draw along all other dimensions."""
+
+    def draw(original, self, shape, generator=None):
+        few = [size if i in kept else 1 for i, size in enumerate(shape)]
+        return original(few, generator).expand(shape)
+
+    return draw
+
+
+def uniform(original, self, n, generator=None):
+    return torch.rand(n, 2, generator=generator)
+
+
+negated, detached = log_det(torch.neg), log_det(torch.detach)
+BUGS = {  # the check that must fail: {the bug: a flow with it}
+    "finite": {"weights that are no numbers": lambda: broken(math.nan)},
+    "determinism": {
+        "noise in a layer": in_couplings(forward=argument(lambda x: x + torch.rand_like(x) / 100)),
+        "dropout left on": in_couplings(run_network=result(lambda out: F.dropout(out, 0.2))),
+    },
+    "rows leak into one another": {
+        "batch norm leaks": lambda: between(changed(BatchNorm, forward=leaky)(2)),
+        "the batch's mean in inverse": in_layer(inverse=argument(lambda z: z - z.mean(0))),
+    },
+    "round trip of data": {
+        "joined in another order": in_couplings(
+            join=lambda original, self, x_a, x_b: torch.cat([x_b, x_a], 1)
         ),
-        X,
-        {},
-    ),
-    "the other half": (
-        "log_det of forward",
-        lambda: flow_2d(OtherHalf(False), OtherHalf(True)),
-        X,
-        {},
-    ),
-    "a branch": ("log_det of forward", lambda: pair(changed(A, forward=branch)), X, {}),
-    "density of mass 1.4": (
-        "integral of the density",
-        lambda: with_layer(
-            changed(L, forward=lambda f, s, x, c=None: replaced(f(x), 1, lambda d: d + 0.35))()
-        ),
-        X,
-        {},
-    ),
-    "batch norm without its log": (
-        "log_det of forward",
-        lambda: with_layer(changed(BatchNorm, forward=batch_norm_log_det)(2)),
-        X,
-        {},
-    ),
-    "actnorm without positions": (
-        "log_det of forward",
-        lambda: image_layer(
-            changed(ActNorm, forward=lambda f, s, x, c=None: replaced(f(x), 1, lambda d: d / 16))(
-                1
-            ),
-            Flatten((1, 4, 4)),
-        ),
-        torch.randn(32, 1, 4, 4, generator=RNG),
-        {},
-    ),
-    "logit's log_det left out": (
-        "log_det of forward",
-        lambda: of_images(
-            logit=changed(
-                Logit, forward=lambda f, s, x, c=None: replaced(f(x), 1, torch.zeros_like)
-            )
-        ),
-        IMAGES,
-        {},
-    ),
-    "SoftLog of the wrong sign": (
-        "log_det of forward",
-        lambda: with_layer(changed(SoftLog, **negated)(0.5)),
-        X,
-        {},
-    ),
-    "SoftLog's inverse log_det": (
-        "log_det of inverse",
-        lambda: with_layer(changed(SoftLog, inverse=negated["forward"])(0.5)),
-        X,
-        {},
-    ),
-    "no log_det of inverse": (
-        "log_det of inverse",
-        lambda: pair(
-            changed(A, inverse=lambda f, s, z, c=None: replaced(f(z, c), 1, torch.zeros_like))
-        ),
-        X,
-        {},
-    ),
-    # inverses
-    "masks not complementary": (
-        "round trip of data",
-        lambda: flow_2d(NotComplementary(False), NotComplementary(True)),
-        X,
-        {},
-    ),
-    "joined in another order": (
-        "round trip of data",
-        lambda: pair(changed(A, join=lambda f, s, kept, changed: torch.cat([changed, kept], 1))),
-        X,
-        {},
-    ),
-    "un-squeezed in another order": (
-        "round trip of data",
-        lambda: image_layer(
+        "un-squeezed in another order": lambda: of_boards(
             changed(
                 Squeeze,
-                inverse=lambda f, s, z, c=None: (
-                    F.pixel_shuffle(z.flip(1), 2),
-                    z.new_zeros(len(z)),
-                ),
+                inverse=lambda original, self, z, c=None: (F.pixel_shuffle(z.flip(1), 2), z[:, 0]),
             )(),
             Flatten((4, 2, 2)),
         ),
-        torch.randn(32, 1, 4, 4, generator=RNG),
-        {},
-    ),
-    "a permutation not undone": (
-        "round trip of data",
-        lambda: flow_4d(changed(Permute, inverse=lambda f, s, z, c=None: s(z))([1, 2, 3, 0])),
-        WIDE,
-        {},
-    ),
-    "a clamp in inverse": (
-        "round trip of latents",
-        lambda: with_layer(changed(L, inverse=lambda f, s, z, c=None: f(z.clamp(-1, 1)))()),
-        X,
-        {},
-    ),
-    "a clamp in forward": (
-        "round trip of data",
-        lambda: with_layer(changed(L, forward=lambda f, s, x, c=None: f(x.clamp(-1, 1)))()),
-        X,
-        {},
-    ),
-    "a clamp beyond these data": (
-        "log_det far from the data",
-        lambda: with_layer(changed(L, forward=lambda f, s, x, c=None: f(x.clamp(-8, 8)))()),
-        X,
-        {},
-    ),
-    "a clamp far beyond these data": (
-        "log_det far from the data",
-        lambda: flow_4d(changed(L, forward=lambda f, s, x, c=None: f(x.clamp(-50, 50)))(4)),
-        WIDE,
-        {},
-    ),
-    "bfloat16 inside": (
-        "round trip of data",
-        lambda: with_layer(
-            changed(
-                L,
-                forward=lambda f, s, x, c=None: replaced(
-                    f(x), 0, lambda z: z.bfloat16().to(x.dtype)
-                ),
-            )()
+        "a permutation not undone": lambda: between(
+            changed(Permute, inverse=lambda original, self, z, c=None: self(z))([1, 2, 3, 0]), D=4
         ),
-        X,
-        {},
-    ),
-    "rounding grows with depth": ("round trip of data", deep, X, {}),
-    # the flow around its layers
-    "the flow's forward negates": (
-        "log_det of forward",
-        lambda: pair(
-            flow=changed(
-                Flow,
-                forward=lambda f, s, x, c=None, noise=None: replaced(f(x, c, noise), 1, torch.neg),
+        "a clamp in forward": in_layer(forward=argument(lambda x: x.clamp(-1, 1))),
+        "bfloat16 inside": in_layer(forward=output(lambda z: z.bfloat16().to(z.dtype))),
+        "rounding grows with depth": deep,
+    },
+    "round trip of latents": {
+        "a clamp in inverse": in_layer(inverse=argument(lambda z: z.clamp(-1, 1)))
+    },
+    "round trip of images": {
+        "rounded in place of floored": in_noise(inverse=argument(lambda z: z + 0.6 / 256))
+    },
+    "log_det of forward": {
+        "wrong sign": in_couplings(forward=negated),
+        "mean over dimensions": in_layer(forward=log_det(lambda d: d / 2)),
+        "the other half": lambda: flow_of(OtherHalf(False), OtherHalf(True)),
+        "a branch": in_couplings(forward=branch),
+        "batch norm without its log": lambda: between(
+            changed(BatchNorm, forward=batch_norm_log_det)(2)
+        ),
+        "actnorm without positions": lambda: of_boards(
+            changed(ActNorm, forward=log_det(lambda d: d / 16))(1), Flatten((1, 4, 4))
+        ),
+        "logit's log_det left out": lambda: of_images(
+            logit=changed(Logit, forward=log_det(torch.zeros_like))
+        ),
+        "SoftLog of the wrong sign": lambda: between(changed(SoftLog, forward=negated)(0.5)),
+        "the flow's forward negates": in_flow(forward=negated),
+        "the image flow's forward negates": in_image_flow(forward=negated),
+        "log 255": in_noise(forward=log_det(lambda d: d * math.log(255) / math.log(256))),
+        "Dequantize of the wrong sign": in_noise(forward=negated),
+    },
+    "dimensions never coupled": {
+        "masks never alternate": lambda: flow_of(coupling(), ActNorm(2), coupling())
+    },
+    "log_det far from the data": {
+        "a clamp beyond these data": in_layer(forward=argument(lambda x: x.clamp(-8, 8))),
+        "a clamp far beyond these data": lambda: between(
+            changed(Layer, forward=argument(lambda x: x.clamp(-50, 50)))(4), D=4
+        ),
+    },
+    "log_det of inverse": {
+        "SoftLog's inverse log_det": lambda: between(changed(SoftLog, inverse=negated)(0.5)),
+        "no log_det of inverse": in_couplings(inverse=log_det(torch.zeros_like)),
+        "the flow's inverse negates": in_flow(inverse=negated),
+        "the image flow's inverse negates": in_image_flow(inverse=negated),
+        "Dequantize's inverse of the wrong sign": in_noise(inverse=negated),
+    },
+    "log_prob": {
+        "without 2 pi": in_flow(log_prob=result(lambda p: p + math.log(2 * math.pi))),
+        "log_det subtracted": in_flow(
+            log_prob=lambda original, self, x, *args, **kwargs: (
+                original(x, *args, **kwargs) - 2 * self(x)[1]
             )
         ),
-        X,
-        {},
-    ),
-    "the image flow's forward negates": (
-        "log_det of forward",
-        lambda: of_images(
-            flow=changed(
-                Flow,
-                forward=lambda f, s, x, c=None, noise=None: replaced(f(x, c, noise), 1, torch.neg),
-            )
+        "of negative sign": in_flow(log_prob=result(torch.neg)),
+        "a mean": in_flow(log_prob=result(torch.mean)),
+        "per dimension": in_image_flow(log_prob=result(lambda p: p / 64)),
+        "without a graph": in_flow(log_prob=no_graph),
+    },
+    "samples": {
+        "samples too wide": in_flow(sample=sampling(factor=1.2)),
+        "images too wide": in_image_flow(sample=sampling(factor=1.2)),
+        "latents too wide": in_flow(draw_latents=result(lambda z: 1.1 * z)),
+        "uniform latents": in_flow(draw_latents=uniform),
+        "temperature forgotten": in_flow(sample=sampling(T=1.0)),
+        "seed forgotten": in_flow(sample=sampling(keep_seed=False)),
+        "samples by forward": in_flow(sample=sampling(after=lambda flow, x: flow(x)[0])),
+    },
+    "gradients through both directions": {
+        "log_det detached": in_couplings(forward=detached),
+        "half of log_det detached": lambda: flow_of(
+            coupling(), coupling(True, changed(AffineCoupling, forward=detached))
         ),
-        IMAGES,
-        {},
-    ),
-    "the flow's inverse negates": (
-        "log_det of inverse",
-        lambda: pair(flow=changed(Flow, inverse=negated["forward"])),
-        X,
-        {},
-    ),
-    "the image flow's inverse negates": (
-        "log_det of inverse",
-        lambda: of_images(flow=changed(Flow, inverse=negated["forward"])),
-        IMAGES,
-        {},
-    ),
-    "log_prob without 2 pi": (
-        "log_prob",
-        lambda: pair(
-            flow=changed(Flow, log_prob=lambda f, s, *a, **k: f(*a, **k) + math.log(2 * math.pi))
-        ),
-        X,
-        {},
-    ),
-    "log_prob subtracts log_det": (
-        "log_prob",
-        lambda: pair(
-            flow=changed(Flow, log_prob=lambda f, s, x, *a, **k: f(x, *a, **k) - 2 * s(x)[1])
-        ),
-        X,
-        {},
-    ),
-    "log_prob of negative sign": (
-        "log_prob",
-        lambda: pair(flow=changed(Flow, log_prob=scaled(-1))),
-        X,
-        {},
-    ),
-    "log_prob is a mean": (
-        "log_prob",
-        lambda: pair(flow=changed(Flow, log_prob=lambda f, s, *a, **k: f(*a, **k).mean())),
-        X,
-        {},
-    ),
-    "log_prob per dimension": (
-        "log_prob",
-        lambda: of_images(flow=changed(Flow, log_prob=scaled(1 / 64))),
-        IMAGES,
-        {},
-    ),
-    "log_prob without a graph": (
-        "log_prob",
-        lambda: pair(flow=changed(Flow, log_prob=no_graph)),
-        X,
-        {},
-    ),
-    "samples too wide": ("samples", lambda: pair(flow=changed(Flow, sample=hot)), X, {}),
-    "images too wide": ("samples", lambda: of_images(flow=changed(Flow, sample=hot)), IMAGES, {}),
-    "latents too wide": (
-        "samples",
-        lambda: pair(flow=changed(Flow, draw_latents=scaled(1.1))),
-        X,
-        {},
-    ),
-    "uniform latents": (
-        "samples",
-        lambda: pair(
-            flow=changed(Flow, draw_latents=lambda f, s, n, g=None: torch.rand(n, 2, generator=g))
-        ),
-        X,
-        {},
-    ),
-    "temperature forgotten": ("samples", lambda: pair(flow=changed(Flow, sample=cold)), X, {}),
-    "seed forgotten": ("samples", lambda: pair(flow=changed(Flow, sample=seeded)), X, {}),
-    "samples by forward": (
-        "samples",
-        lambda: pair(
-            flow=changed(
-                Flow,
-                sample=lambda f, s, n, temperature=1.0, seed=None, context=None: s(
-                    f(n, temperature, seed)
-                )[0],
-            )
-        ),
-        X,
-        {},
-    ),
-    # noise
-    "log 255": (
-        "log_det of forward",
-        lambda: of_images(
-            changed(
-                D,
-                forward=lambda f, s, x, c=None, noise=None: replaced(
-                    f(x, c, noise), 1, lambda d: d * math.log(255) / math.log(256)
-                ),
-            )()
-        ),
-        IMAGES,
-        {},
-    ),
-    "Dequantize of the wrong sign": (
-        "log_det of forward",
-        lambda: of_images(
-            changed(
-                D,
-                forward=lambda f, s, x, c=None, noise=None: replaced(f(x, c, noise), 1, torch.neg),
-            )()
-        ),
-        IMAGES,
-        {},
-    ),
-    "Dequantize's inverse of the wrong sign": (
-        "log_det of inverse",
-        lambda: of_images(changed(D, inverse=negated["forward"])()),
-        IMAGES,
-        {},
-    ),
-    "rounded in place of floored": (
-        "round trip of images",
-        lambda: of_images(changed(D, inverse=lambda f, s, z, c=None: f(z + 0.6 / 256))()),
-        IMAGES,
-        {},
-    ),
-    "half of the noise": (
-        "dequantisation noise",
-        lambda: of_images(changed(D, draw_noise=scaled(0.5))()),
-        IMAGES,
-        {},
-    ),
-    "half of the noise in forward": (
-        "dequantisation noise",
-        lambda: of_images(
-            changed(
-                D,
-                forward=lambda f, s, x, c=None, noise=None: f(
-                    x, c, s.draw_noise(x.shape) / 2 if noise is None else noise
-                ),
-            )()
-        ),
-        IMAGES,
-        {},
-    ),
-    "one noise for all pixels": (
-        "dequantisation noise",
-        lambda: of_images(
-            changed(
-                D, draw_noise=lambda f, s, shape, g=None: f((shape[0], 1, 1, 1), g).expand(shape)
-            )()
-        ),
-        IMAGES,
-        {},
-    ),
-    "one noise for all images": (
-        "dequantisation noise",
-        lambda: of_images(
-            changed(D, draw_noise=lambda f, s, shape, g=None: f((1, *shape[1:]), g).expand(shape))()
-        ),
-        IMAGES,
-        {},
-    ),
-    "half of the noise, outside": (
-        "dequantisation noise",
-        continuous_images,
-        PIXELS - PIXELS % (1 / 256) / 2,
-        {},
-    ),
-    "no noise": ("data are continuous", continuous_images, IMAGES.flatten(1) / 255, {}),
-    # gradients
-    "log_det detached": (
-        "gradients through both directions",
-        lambda: pair(
-            changed(A, forward=lambda f, s, x, c=None: replaced(f(x, c), 1, torch.detach))
-        ),
-        X,
-        {},
-    ),
-    "half of log_det detached": (
-        "gradients through both directions",
-        lambda: flow_2d(
-            coupling(),
-            coupling(
-                True, changed(A, forward=lambda f, s, x, c=None: replaced(f(x, c), 1, torch.detach))
-            ),
-        ),
-        X,
-        {},
-    ),
-    "shift detached": (
-        "gradients through both directions",
-        lambda: pair(
-            changed(A, shift_and_log_scale=lambda f, s, *a: replaced(f(*a), 0, torch.detach))
-        ),
-        X,
-        {},
-    ),
-    "inverse under no_grad": (
-        "gradients through both directions",
-        lambda: pair(changed(A, inverse=no_graph)),
-        X,
-        {},
-    ),
-    "forward under no_grad": (
-        "gradients through both directions",
-        lambda: pair(changed(A, forward=no_graph)),
-        X,
-        {},
-    ),
-    "zero times zero": ("parameters without gradient", zero_times_zero, X, {}),
-    "a dead network": ("dead networks", dead_network, X, {}),
-    # scales, masks, precision
-    "scales without a bound": (
-        "bound on the scales",
-        lambda: pair(
-            changed(
-                A, shift_and_log_scale=lambda f, s, kept, c=None: s.run_network(kept, c).chunk(2, 1)
-            )
-        ),
-        X,
-        {},
-    ),
-    "masks never alternate": (
-        "dimensions never coupled",
-        lambda: flow_2d(coupling(), ActNorm(2), coupling()),
-        X,
-        {},
-    ),
-    "float32 inside": (
-        "arithmetic in float64",
-        lambda: pair(changed(A, forward=single)).double(),
-        X.double(),
-        {},
-    ),
-    # modes
-    "noise in a layer": (
-        "determinism",
-        lambda: pair(
-            changed(A, forward=lambda f, s, x, c=None: f(x + 0.01 * torch.randn_like(x), c))
-        ),
-        X,
-        {},
-    ),
-    "dropout left on": (
-        "determinism",
-        lambda: pair(changed(A, run_network=lambda f, s, *a: F.dropout(f(*a), 0.2))),
-        X,
-        {},
-    ),
-    "batch norm leaks": (
-        "rows leak into one another",
-        lambda: with_layer(changed(BatchNorm, forward=leaky)(2)),
-        X,
-        {},
-    ),
-    "the batch's mean in inverse": (
-        "rows leak into one another",
-        lambda: with_layer(changed(L, inverse=lambda f, s, z, c=None: f(z - z.mean(0)))()),
-        X,
-        {},
-    ),
-    "statistics of other weights": ("training and evaluation", averaged, X, {}),
-    # state
-    "ActNorm starts again": ("state lost by saving", lambda: with_layer(Forgetful()), X, {}),
-    "a drawn order": ("state lost by saving", lambda: flow_4d(Reordered(4)), WIDE, {}),
-    "a drawn list": ("state lost by saving", lambda: flow_4d(ListedOrder(4)), WIDE, {}),
-    "a drawn array": ("state lost by saving", lambda: flow_4d(ArrayOrder(4)), WIDE, {}),
-    "a buffer not saved": ("state lost by saving", lambda: flow_4d(UnsavedOrder(4)), WIDE, {}),
-    "a random bound": ("state lost by saving", lambda: pair(RandomBound), X, {}),
-    "turned when loaded": ("state lost by saving", lambda: with_layer(FlipsOnLoad()), X, {}),
-    "statistics that are no buffers": (
-        "state lost by saving",
-        lambda: with_layer(PlainStatistics()),
-        X,
-        {},
-    ),
-    "a stale cache": ("state lost by saving", lambda: with_layer(StaleInverse()), X, {}),
-    "weights in a list": ("state lost by saving", lambda: with_layer(HiddenWeights()), X, {}),
+        "inverse under no_grad": in_couplings(inverse=no_graph),
+        "forward under no_grad": in_couplings(forward=no_graph),
+    },
+    "parameters without gradient": {"zero times zero": zero_times_zero},
+    "dead networks": {"a dead network": dead_network},
+    "bound on the scales": {"scales without a bound": in_couplings(shift_and_log_scale=unbounded)},
+    "training and evaluation": {"statistics of other weights": averaged},
+    "state lost by saving": {
+        "ActNorm starts again": lambda: between(Forgetful()),
+        "a drawn order": lambda: between(Reordered(4), D=4),
+        "a drawn list": lambda: between(ListedOrder(4), D=4),
+        "a buffer not saved": lambda: between(UnsavedOrder(4), D=4),
+        "turned when loaded": lambda: between(FlipsOnLoad()),
+        "statistics that are no buffers": lambda: between(PlainStatistics()),
+        "a stale cache": lambda: between(StaleInverse()),
+        "weights in a list": lambda: between(HiddenWeights()),
+    },
+    "dequantisation noise": {
+        "half of the noise": in_noise(draw_noise=result(lambda u: u / 2)),
+        "half of the noise in forward": in_noise(forward=half_noise),
+        "one noise for all pixels": in_noise(draw_noise=one_noise(0)),
+        "one noise for all images": in_noise(draw_noise=one_noise(1, 2, 3)),
+    },
+    "integral of the density": {
+        "density of mass 1.4": in_layer(forward=log_det(lambda d: d + 0.35))
+    },
 }
 
 
-@pytest.mark.parametrize("name", BUGS)
-def test_a_planted_bug_is_caught_by_the_row_for_it(name):
-    check, build, x, arguments = BUGS[name]
-    report = check_flow(build and build(), x, **arguments)
+@pytest.mark.parametrize(
+    ("check", "name"), [(check, name) for check in BUGS for name in BUGS[check]]
+)
+def test_a_planted_bug_is_caught_by_the_row_for_it(check, name):
+    flow = BUGS[check][name]()
+    report = check_flow(flow, DATA[flow.shape])
     assert check in report.failed, str(report)
     assert len(report[check].meaning.split()) > 20  # what is wrong, how it shows, what to do
 
 
+LOSSES = {  # the check that must fail, and the loss
+    "log_det alone": ("prior in the loss", lambda z, d: -d.mean()),
+    "wrong sign": ("log_det in the loss", lambda z, d: losses.nll(z, -d)),
+    "no log_det": ("log_det in the loss", lambda z, d: losses.nll(z, 0 * d)),
+    "prior averaged over dimensions": (
+        "prior in the loss",
+        lambda z, d: z.square().mean() / 2 - d.mean(),
+    ),
+    "prior without its half": ("prior in the loss", lambda z, d: (z.square().sum(1) - d).mean()),
+    "log_det over D": ("prior in the loss", lambda z, d: (z.square().sum(1) / 2 - d / 2).mean()),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_wrong_loss_is_caught(name):
+    check, loss = LOSSES[name]
+    assert check_flow(pair(), X, loss=loss).failed == [check]
+
+
+FUNCTIONS = {  # forward for which the row on the shape must fail
+    "log_det is a mean": lambda x: (x, x.mean()),
+    "log_det is 0": lambda x: (x, 0),
+    "log_det is a column": lambda x: (x, x[:, :1]),
+    "log_det is per dimension": lambda x: (x, 0 * x),
+    "log_det of integers": lambda x: (x, x[:, 0].long()),
+    "z alone": lambda x: x,
+    "a dimension lost": lambda x: (x[:, :1], x[:, 0]),
+    "forward raises": lambda x: x @ x,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_wrong_shape_is_caught(name):
+    report = check_flow(x=X, forward=FUNCTIONS[name], inverse=lambda z: z)
+    assert report.failed == ["shape of log_det"]
+
+
+def test_an_inverse_that_raises_is_caught():
+    report = check_flow(x=X, forward=lambda x: (x, 0 * x[:, 0]), inverse=lambda z: z @ z)
+    assert "round trip of data" in report.failed
+
+
+def test_data_without_noise_or_with_half_of_it_are_caught():
+    half = PIXELS - PIXELS % (1 / 256) / 2
+    assert "dequantisation noise" in check_flow(continuous_images(), half).failed
+    integers = IMAGES.flatten(1) / 255
+    assert "data are continuous" in check_flow(continuous_images(), integers).failed
+
+
 def test_the_first_wrong_layer_is_named():
-    wrong = changed(AffineCoupling, **negated)
-    report = check_flow(flow_2d(coupling(), ActNorm(2), coupling(flip=True, kind=wrong)), X)
+    wrong = changed(AffineCoupling, forward=negated)
+    report = check_flow(flow_of(coupling(), ActNorm(2), coupling(flip=True, kind=wrong)), X)
     for row in ("log_det of forward", "log_det of inverse"):
-        assert report[row].meaning.endswith("First in layer 2, ChangedAffineCoupling.")
-    report = check_flow(pair(flow=BUGS["the flow's forward negates"][1]().__class__), X)
+        assert report[row].meaning.endswith("It starts in layer 2, ChangedAffineCoupling.")
+    report = check_flow(in_flow(forward=negated)(), X)
     assert "No layer is wrong alone" in report["log_det of forward"].meaning
 
 
 def test_rounding_is_told_from_a_wrong_inverse():
-    wrong = BUGS["joined in another order"][1]()
+    wrong = BUGS["round trip of data"]["joined in another order"]()
     assert "this is rounding" in check_flow(deep(), X)["round trip of data"].meaning
     assert "another function" in check_flow(wrong, X)["round trip of data"].meaning
 
 
-@pytest.mark.parametrize(
-    ("offset", "story"),
-    [
-        (lambda own, logit: own, None),
-        (lambda own, logit: own - 8, "log 256 is missing"),
-        (lambda own, logit: own - logit, "the logit's log_det is missing"),
-        (lambda own, logit: own + 8, "log 256 was added twice"),
-        (lambda own, logit: own - 1.0, None),
-    ],
-    ids=["right", "no log 256", "no logit", "twice", "anything"],
-)
-def test_a_reported_figure_is_held_to_the_flow_and_explained(offset, story):
+@pytest.mark.parametrize("missing", [None, "log 256", "logit", "anything"])
+def test_a_reported_figure_is_held_to_the_flow(missing):
     flow = of_images()
     own = losses.bits_per_dim(flow.log_prob(IMAGES, seed=0), (1, 8, 8)).mean().item()
     y = Dequantize()(IMAGES, noise=torch.rand(IMAGES.shape, generator=RNG))[0]
-    given = offset(own, losses.bits_per_dim(Logit()(y)[1], (1, 8, 8)).mean().item())
+    logit = losses.bits_per_dim(Logit()(y)[1], (1, 8, 8)).mean().item()
+    given = own - {None: 0, "log 256": 8, "logit": logit, "anything": 1}[missing]
     row = check_flow(flow, IMAGES, bits_per_dim=given)["bits/dim"]
-    assert row.verdict == ("ok" if given == own else "FAIL")
-    assert (story or "Measured here") in row.meaning
-    assert (" is missing:" in row.meaning or "twice" in row.meaning) == (story is not None)
+    assert row.verdict == ("FAIL" if missing else "ok")
+    assert ("log 256, 8.000; the logit's log_det, -2" in row.meaning) == bool(missing)
 
 
 @pytest.mark.parametrize(("given", "ok"), [(3.5, True), (-4.5, False), (11.2, False)])
@@ -906,30 +572,29 @@ def trained(flow, x, steps=15):
     return flow.eval()
 
 
-SMALL = {"shape": (1, 8, 8), "width": 4, "blocks": 1, "doubling": False}
-MLP_IMAGES = {"shape": (1, 8, 8), "depth": 4, "hidden": (32,)}
-BUILDERS = {
-    "nice": models.nice_2d,
-    "realnvp": models.realnvp_2d,
-    "mlp": lambda: models.realnvp_mlp(**MLP_IMAGES),
-    "mlp, joint, softlog": lambda: models.realnvp_mlp(
-        **MLP_IMAGES, separate=False, mask="random", norm="actnorm", tau=5.0
-    ),
-    "mlp, batch norm": lambda: models.realnvp_mlp(**MLP_IMAGES, norm="batchnorm"),
-    "two scales": lambda: models.realnvp_image(**SMALL, scales=2),
-    "no batch norm": lambda: models.realnvp_image(**SMALL, scales=1, batch_norm=False),
-    "learned noise": lambda: models.realnvp_image(**SMALL, scales=1, dequant_couplings=2),
+SMALL = {"shape": (1, 4, 4), "width": 4, "blocks": 1, "doubling": False}
+VECTORS = {"shape": (1, 4, 4), "depth": 4, "hidden": (32,)}
+JOINT = {"separate": False, "mask": "random", "norm": "actnorm", "tau": 5.0}
+BUILDERS = {  # a flow, and how many steps to train it
+    "nice": (lambda: models.nice_2d(hidden=(32,)), 15),
+    "realnvp": (lambda: models.realnvp_2d(depth=6, hidden=(32,)), 15),
+    "realnvp, new": (lambda: models.realnvp_2d(depth=4), 0),
+    "mlp": (lambda: models.realnvp_mlp(**VECTORS), 15),
+    "mlp, joint, softlog, new": (lambda: models.realnvp_mlp(**VECTORS, **JOINT), 0),
+    "mlp, batch norm": (lambda: models.realnvp_mlp(**VECTORS, norm="batchnorm"), 15),
+    "two scales": (lambda: models.realnvp_image(**SMALL, scales=2), 15),
+    "two scales, new": (lambda: models.realnvp_image(**SMALL, scales=2), 0),
+    "no batch norm": (lambda: models.realnvp_image(**SMALL, scales=1, batch_norm=False), 15),
+    "learned noise": (lambda: models.realnvp_image(**SMALL, scales=1, dequant_couplings=2), 15),
 }
 
 
-CASES = [(name, 15) for name in BUILDERS]
-CASES += [(name, 0) for name in ("realnvp", "mlp, joint, softlog", "mlp, batch norm", "two scales")]
-
-
-@pytest.mark.parametrize(("name", "steps"), CASES)
-def test_a_flow_of_the_library_is_not_flagged(name, steps):
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_flow_of_the_library_is_not_flagged(name):
     torch.manual_seed(0)
-    flow, x = BUILDERS[name](), X if name in ("nice", "realnvp") else IMAGES
+    build, steps = BUILDERS[name]
+    flow = build()
+    x = X if flow.shape == (2,) else IMAGES[..., :4, :4].contiguous()
     if steps:
         trained(flow, MOONS if x is X else x, steps)
     report = check_flow(flow, x, loss=losses.nll)
@@ -1027,7 +692,7 @@ class Float64(nn.Module):
 
 
 class Linear(nn.Module):
-    """Not of this library: no log_det of inverse, and a base of its own in sample and log_prob."""
+    """Not of this library: no log_det of inverse, and a base of its own in log_prob."""
 
     def __init__(self):
         super().__init__()
@@ -1043,9 +708,6 @@ class Linear(nn.Module):
         z, log_det = self(x)
         return torch.distributions.Normal(0, 1).log_prob(z).sum(1) + log_det
 
-    def sample(self, n):
-        return self.inverse(torch.randn(n, 2))
-
 
 def extended():
     """A flow whose chain was extended after it was built."""
@@ -1055,30 +717,29 @@ def extended():
 
 
 def frozen():
-    flow = flow_4d()
+    flow = between(D=4)
     flow.bijection.insert(1, Frozen())
     return flow
 
 
 def cached():
-    flow = flow_4d(Caching(4))
+    flow = between(Caching(4), D=4)
     flow(WIDE)
     return flow
 
 
-BOARD = torch.randn(32, 1, 4, 4, generator=RNG)
 HEALTHY = {
     "a pair": (pair, X),
     "frozen permutations": (frozen, WIDE),
     "frozen flow": (lambda: pair().requires_grad_(False), X),
-    "derived constants": (lambda: flow_4d(Derived()), WIDE),
+    "derived constants": (lambda: between(Derived(), D=4), WIDE),
     "kept activations": (cached, WIDE),
     "an in-place first layer": (
         lambda: randomise(Flow(Chain(InPlace(2), coupling(), coupling(True)), shape=(2,))),
         X,
     ),
-    "parameters of (C, H, W)": (lambda: image_layer(PerPosition(), Flatten((1, 4, 4))), BOARD),
-    "a self-starting layer": (lambda: flow_4d(SelfStarting()).train(), WIDE),
+    "parameters of (C, H, W)": (lambda: of_boards(PerPosition(), Flatten((1, 4, 4))), BOARD),
+    "a self-starting layer": (lambda: between(SelfStarting(), D=4).train(), WIDE),
     "an extended chain": (extended, X),
     "float64": (lambda: pair().double(), X.double()),
     "float64, float32 data": (lambda: pair().double(), X),
@@ -1130,12 +791,12 @@ def test_a_context_without_effect_is_found():
     torch.manual_seed(0)
     layers = [Deaf(alternating(2, flip=flip), MLP(1, 2, (16,), 3)) for flip in (False, True)]
     flow = randomise(Flow(Chain(*layers), (2,), context_features=3))
-    assert check_flow(flow, X, context=torch.rand(256, 3)).failed == ["context"]
+    assert check_flow(flow, X, context=torch.rand(128, 3)).failed == ["context"]
 
 
 def test_a_conditional_flow_is_checked_with_its_context():
     torch.manual_seed(0)
-    context = torch.rand(256, 3)
+    context = torch.rand(128, 3)
     flow = randomise(models.realnvp_2d(depth=4, hidden=(16,), context_features=3))
     report = check_flow(flow, X, context=context, loss=losses.nll)
     assert report.ok, str(report)
@@ -1234,19 +895,6 @@ def of_freia(*kinds):
     return flow
 
 
-def graph_of_freia():
-    from FrEIA import framework, modules
-
-    nodes = [framework.InputNode(4, name="in")]
-    for _ in range(3):
-        nodes.append(
-            framework.Node(
-                nodes[-1], modules.GLOWCouplingBlock, {"subnet_constructor": small_network}
-            )
-        )
-    return framework.GraphINN([*nodes, framework.OutputNode(nodes[-1])])
-
-
 FOREIGN = {
     ("nflows", "Real NVP, LU, ActNorm"): lambda: of_nflows("actnorm", "lu", "affine"),
     ("nflows", "MAF, permutations, batch norm"): lambda: of_nflows(
@@ -1262,16 +910,15 @@ FOREIGN = {
     ("zuko", "NSF"): lambda: of_zuko("NSF"),
     ("FrEIA", "AllInOneBlock"): lambda: of_freia("AllInOneBlock"),
     ("FrEIA", "Glow"): lambda: of_freia("ActNorm", "GLOWCouplingBlock", "PermuteRandom"),
-    ("FrEIA", "graph"): graph_of_freia,
 }
-STARTING = [which for which in FOREIGN if "orm" in which[1] or "AllInOne" in which[1]]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("which", "steps"), [(which, 20) for which in FOREIGN] + [(which, 0) for which in STARTING]
-)
+@pytest.mark.parametrize("which", FOREIGN, ids=", ".join)
+@pytest.mark.parametrize("steps", [20, 0])
 def test_flows_of_other_libraries_pass_through_a_wrapper(which, steps):
+    if steps == 0 and "orm" not in which[1] and "AllInOne" not in which[1]:
+        pytest.skip("nothing in it starts from a first batch")
     pytest.importorskip(which[0])
     torch.manual_seed(0)
     np.random.seed(0)
@@ -1286,34 +933,12 @@ def test_flows_of_other_libraries_pass_through_a_wrapper(which, steps):
     assert report.ok, str(report)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_exponential_without_a_bound_of_another_library_is_found():
-    flows = pytest.importorskip("normflows").flows
-    nets = pytest.importorskip("normflows").nets
-    layers = []
-    for _ in range(4):
-        network = nets.MLP([1, 16, 2], init_zeros=True)
-        layers += [flows.AffineCouplingBlock(network), flows.Permute(2, mode="swap")]
-    library = pytest.importorskip("normflows")
-    base = library.distributions.DiagGaussian(2, trainable=False)
-    flow = Wrapper(library.NormalizingFlow(base, layers), *WRAPPERS["normflows"])
-    assert check_flow(flow, X).failed == ["bound on the scales"]
-
-
-def test_two_functions_will_do():
-    log_det = 2 * math.log(2)
-    forward = lambda x: (2 * x, x.new_full((len(x),), log_det))  # noqa: E731
-    assert check_flow(x=X, forward=forward, inverse=lambda z: z / 2).ok
-    wrong = check_flow(x=X, forward=lambda x: (2 * x, x.new_zeros(len(x))), inverse=lambda z: z / 2)
-    assert {"log_det of forward", "integral of the density"} <= set(wrong.failed)
-
-
 def test_rows_that_are_not_finite_are_counted():
     x = X.clone()
     x[3] = 1e30
     report = check_flow(x=x, forward=lambda x: (x * x.abs(), x[:, 0]), inverse=lambda z: z)
     assert report["finite"].verdict == "FAIL"
-    assert report["finite"].measured == "1 of 256"
+    assert report["finite"].measured == "1 of 128"
 
 
 def test_an_error_of_the_flow_is_a_row():
@@ -1338,24 +963,16 @@ def test_an_inverse_that_was_never_written_is_a_note():
 MNIST_SIZE = IMAGES.repeat(1, 1, 4, 4)[..., 2:30, 2:30]
 
 
-@pytest.mark.parametrize(
-    ("build", "x", "seconds"),
-    [
-        (models.realnvp_2d, X, 1.5),
-        (lambda: models.realnvp_mlp(hidden=(64,)), MNIST_SIZE, 5),
-        (lambda: models.realnvp_image((1, 8, 8), width=8, blocks=1), IMAGES, 10),
-    ],
-    ids=["plane", "MNIST", "small images"],
-)
-def test_it_takes_seconds(build, x, seconds):
-    flow, start = randomise(build(), size=0.01), time.process_time()
-    check_flow(flow, x, loss=losses.nll)
-    assert time.process_time() - start < seconds
+def test_it_takes_seconds():
+    flow = randomise(models.realnvp_mlp(depth=4, hidden=(64,)), size=0.01)
+    start = time.process_time()
+    check_flow(flow, IMAGES.repeat(1, 1, 4, 4)[..., 2:30, 2:30])
+    assert time.process_time() - start < 5
 
 
 def test_a_flow_too_large_for_its_jacobian_says_so(monkeypatch):
     monkeypatch.setattr(checks, "SECONDS", 0)
-    row = check_flow(pair(), X)["log_det of forward"]
+    row = check_flow(continuous_images(), PIXELS)["log_det of forward"]
     assert (row.verdict, row.measured) == ("note", "not checked")
     assert row.meaning.endswith("too long: check a smaller flow of its kind.")
 
@@ -1364,7 +981,7 @@ def test_a_flow_too_large_for_its_jacobian_says_so(monkeypatch):
 
 
 def test_the_report_prints_as_a_table_with_sentences_for_what_failed():
-    report = check_flow(pair(changed(AffineCoupling, **negated)), X)
+    report = check_flow(pair(changed(AffineCoupling, forward=negated)), X)
     lines = str(report).splitlines()
     assert lines[0].split() == ["check", "verdict", "measured", "threshold"]
     assert max(map(len, lines)) <= 100
@@ -1377,7 +994,7 @@ def test_the_report_prints_as_a_table_with_sentences_for_what_failed():
 
 def test_a_check_is_found_by_its_name():
     report = check_flow(pair(), X)
-    assert report["finite"].measured == "0 of 256"
+    assert report["finite"].measured == "0 of 128"
     with pytest.raises(KeyError, match="bits/dim"):
         report["bits/dim"]
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def started(**arguments):
 
 
 CASES = {
-    "a density": (started, data.TwoMoons(), {"steps": 120, "batch_size": 64}),
+    "a density": (started, data.TwoMoons(), {"steps": 60, "batch_size": 64}),
     "a tensor with context": (
         lambda: started(context_features=2),
         POINTS,
@@ -133,31 +134,39 @@ def do_everything(folder):
     torch.save(told, folder / f"{PartialState().process_index}.pt")
 
 
-def launch(*command):
-    """Run this file in processes of its own, on the CPU even where there is a GPU."""
-    environment = {
-        **os.environ,
+def start(*command, **environment):
+    """Python in a process of its own, on the CPU even where there is a GPU."""
+    environment |= {
         "ACCELERATE_USE_CPU": "true",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, *map(str, command)],
-        env=environment,
-        capture_output=True,
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+
+def printed(process):
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stdout
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The folder that two processes share, and what each of them told."""
+    """The folder that two processes share, started as torchrun does, and what each of them told."""
     folder = tmp_path_factory.mktemp("two")
-    launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        world = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    world |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    for process in [start(__file__, folder, **world, **rank) for rank in ranks]:
+        printed(process)
     return folder, [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -267,7 +276,9 @@ notebook_launcher(train, num_processes=2, use_port=str(port))
 
 
 def test_a_notebook_launches_two_processes():
-    lines = sorted(line for line in launch("-c", NOTEBOOK).splitlines() if " of 2: " in line)
+    lines = sorted(
+        line for line in printed(start("-c", NOTEBOOK)).splitlines() if " of 2: " in line
+    )
     assert [line[0] for line in lines] == ["0", "1"]
     assert lines[0][1:] == lines[1][1:]
 

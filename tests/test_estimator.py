@@ -41,10 +41,10 @@ def fitted():
 def test_a_small_table_is_not_learned_by_heart(load):
     rows = StandardScaler().fit_transform(load().data)
     gaussian = GaussianMixture(1, random_state=0)
-    flow = FlowDensity(depth=4, hidden=(32, 32), steps=200, batch_size=64, random_state=0)
+    flow = FlowDensity(depth=4, hidden=(32, 32), steps=100, batch_size=64, random_state=0)
     folds = KFold(3, shuffle=True, random_state=0)
     expected, found = (cross_val_score(model, rows, cv=folds).mean() for model in (gaussian, flow))
-    assert found > expected - 0.1, f"{found:.2f} nats per row held out, a Gaussian {expected:.2f}"
+    assert found > expected, f"{found:.2f} nats per row held out, a Gaussian {expected:.2f}"
 
 
 def test_a_large_table_is_learned_beyond_a_gaussian():

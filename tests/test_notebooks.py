@@ -2,11 +2,13 @@
 
 import ast
 import json
+import math
 import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -14,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 EXECUTE = runpy.run_path(str(FOLDER / "execute.py"))
+KIT = SimpleNamespace(**runpy.run_path(str(FOLDER / "checkers" / "kit.py")))
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "solutions").glob("[0-9]*.ipynb"))
 CLOSING = ["Limits", "Summary", "Exercises", "References", "Next"]
@@ -33,6 +36,14 @@ every_chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 
 def read(path):
     return nbformat.read(path, as_version=4)
+
+
+def markdown(nb):
+    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+
+
+def title(path):
+    return re.match(r"# (.+)", read(path).cells[0].source)[1]
 
 
 def code_cells(nb):
@@ -226,3 +237,137 @@ def test_a_slider_follows_a_question_and_is_driven_by_a_test(path):
         assert re.search(
             r"^## The questions? (before|about) the sliders?$", solutions, flags=re.MULTILINE
         )
+
+
+def test_words_are_counted_without_formulas_code_and_targets():
+    assert KIT.words("Two words\n$$x\n= y$$ and $z$ the [link's text](a/b.md)\n```\ncode\n```") == 6
+
+
+@every_chapter
+def test_says_how_long_it_takes_to_read_and_to_run(path):
+    """Reading at 130 words a minute; running as `execute.py` measured it in full."""
+    nb = read(path)
+    line = re.search(
+        r"^\*\*Time\*\* about (\d+) minutes to read, (\d+) to run$",
+        nb.cells[0].source,
+        re.MULTILINE,
+    )
+    assert line, "the opening lacks the line '**Time** about R minutes to read, M to run'"
+    to_read, to_run = map(int, line.groups())
+    assert to_read % 5 == 0
+    assert abs(to_read - KIT.words(markdown(nb)) / KIT.PACE) <= 5
+    seconds = nb.metadata.flowlib.seconds
+    assert seconds / 120 <= to_run <= max(1, math.ceil(seconds / 30)), f"it ran {seconds} s"
+
+
+@every_chapter
+def test_links_to_its_neighbours_at_both_ends(path):
+    """← the one before · the map · the one after →"""
+    i, links = NOTEBOOKS.index(path), []
+    if i > 0:
+        before = NOTEBOOKS[i - 1]
+        links = [f"← [{title(before)}]({before.name})", f"[Map]({NOTEBOOKS[0].name})"]
+    if i + 1 < len(NOTEBOOKS):
+        after = NOTEBOOKS[i + 1]
+        links.append(f"[{title(after)}]({after.name}) →")
+    paragraphs = markdown(read(path)).strip().split("\n\n")
+    assert [paragraphs[1], paragraphs[-1]] == [" · ".join(links)] * 2
+
+
+@every_chapter
+def test_exercises_stand_in_the_text_and_are_linked_from_the_end(path):
+    text = markdown(read(path))
+    headings = re.findall(r"^#+ (Exercise\b.*)$", text, re.MULTILINE)
+    assert headings == [f"Exercise {i + 1}" for i in range(len(headings))] != []
+    closing = re.search(r"^## Exercises$(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
+    links = re.findall(r"\[(Exercise \d+)\]\(#Exercise-(\d+)\): \S", closing)
+    assert links == [(heading, heading.split()[1]) for heading in headings]
+
+
+def anchors(path):
+    """What JupyterLab calls the headings of a file: their text, with hyphens for spaces."""
+    text = markdown(read(path)) if path.suffix == ".ipynb" else path.read_text()
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    return {re.sub(r"[`*]", "", heading).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *NOTEBOOKS, *SOLUTIONS], ids=name)
+def test_linked_headings_exist(path):
+    """In this file or in another: JupyterLab finds them by exactly this text, nothing escaped."""
+    text = markdown(read(path)) if path.suffix == ".ipynb" else path.read_text()
+    link = r"\]\((?!https?:)([^)#\s]*)#((?:[^()\s]|\([^()\s]*\))+)\)"
+    for target, heading in re.findall(link, text):
+        linked = path.parent / target if target else path
+        assert linked.exists(), f"{target} is linked and not there"
+        assert heading in anchors(linked), f"{target}#{heading} is linked and not there"
+
+
+def test_the_kit_names_sections_that_exist_and_have_executed_cells():
+    named = [*KIT.CUTS.items(), *((number, [name]) for *_, number, name in KIT.ASKED)]
+    for lecture in (lecture for lectures in KIT.ROUTES.values() for lecture in lectures):
+        named += lecture.items()
+    missing = [(k, name) for k, names in named for name in names or [] if not KIT.section(k, name)]
+    assert not missing
+    for _, question, _, number, name in KIT.ASKED:
+        assert runs_code(KIT.chapters()[number], name), f"no cell answers '{question}'"
+
+
+def runs_code(path, name):
+    """Whether an executed code cell follows the heading before the next one of its level."""
+    level = None
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            for line in cell.source.splitlines():
+                heading = re.match(r"(#+) (?:[\d.]+ )?(.+)", line)
+                if heading and level and len(heading[1]) <= level:
+                    return False
+                if heading and heading[2].startswith(name):
+                    level = len(heading[1])
+        elif level and cell.execution_count:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("course", KIT.ROUTES)
+def test_the_lectures_of_a_course_reach_images_and_fit(course):
+    lectures = [
+        {number: names or KIT.CUTS[number] for number, names in lecture.items()}
+        for lecture in KIT.ROUTES[course]
+    ]
+    assert course.startswith({1: "one", 2: "two", 4: "four", 6: "six"}[len(lectures)])
+    assert any(number >= "05" for lecture in lectures for number in lecture)
+    for lecture in lectures:
+        assert sum(KIT.class_minutes(*part) for part in lecture.items()) <= KIT.LECTURE
+
+
+@pytest.mark.parametrize("number", KIT.CUTS)
+def test_the_cut_of_a_chapter_fits_into_a_lecture(number):
+    assert 30 <= KIT.class_minutes(number, KIT.CUTS[number]) <= KIT.LECTURE
+
+
+def test_the_tables_of_00_are_up_to_date():
+    stored = "\n".join(
+        out["data"]["text/markdown"]
+        for cell in code_cells(read(NOTEBOOKS[0]))
+        for out in cell.outputs
+        if "text/markdown" in out.get("data", {})
+    )
+    for table in [KIT.the_map(), KIT.routes(), KIT.cuts(), KIT.asked()]:
+        assert table in stored, "run: python notebooks/execute.py 00_start_here.ipynb"
+
+
+def test_every_chapter_is_in_the_map_and_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert list(KIT.QUESTIONS) == list(KIT.chapters())
+    assert list(KIT.CUTS) == list(KIT.chapters())[1:]
+    for number, path in KIT.chapters().items():
+        assert f"](notebooks/{path.name}) | {KIT.QUESTIONS[number]} |" in readme
+
+
+def test_00_looks_for_everything_that_the_project_needs():
+    source = "\n".join(cell.source for cell in code_cells(read(NOTEBOOKS[0])))
+    needs = ast.literal_eval(re.search(r"^NEEDS = (\{.*?^\})", source, re.MULTILINE | re.DOTALL)[1])
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)[1]
+    assert list(needs) == re.findall(r'"([\w-]+)>=', listed)

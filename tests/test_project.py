@@ -4,7 +4,10 @@ import os
 import re
 import runpy
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 try:
     import tomllib
@@ -82,3 +85,9 @@ def test_the_floors_are_every_lower_bound_as_an_exact_version(tmp_path):
 
 def test_make_lab_starts_for_root_too():
     assert ("--allow-root" in make("--dry-run", "lab")) == (os.geteuid() == 0)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_a_benchmark_finds_all_that_it_imports(path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
+    runpy.run_path(str(path), run_name="imported")

@@ -109,7 +109,7 @@ def test_a_further_sitting_starts_from_the_shipped_weights_and_adds_up(results):
     assert 0 < median(drift) < 0.2  # fresh weights would be further away than their own length
 
 
-def test_all_that_will_be_shipped_fits_into_20_megabytes(results, tmp_path):
+def test_all_that_will_be_shipped_fits_into_40_megabytes(results, tmp_path):
     """Those that notebooks use when every recipe is trained: large ones in place of the small."""
     last = [name for name in results.ON_CPU + results.ON_GPU if not name.endswith("_small")]
     size = 0
@@ -118,7 +118,7 @@ def test_all_that_will_be_shipped_fits_into_20_megabytes(results, tmp_path):
         if sum(p.numel() for p in flow.parameters()) <= results.LARGEST:
             checkpoints.save(flow, tmp_path / "flow.safetensors", half=True)
             size += (tmp_path / "flow.safetensors").stat().st_size
-    assert 10e6 < size < 20e6
+    assert 10e6 < size < 40e6
 
 
 def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(results):

@@ -474,12 +474,13 @@ def test_evaluation_is_without_tf32_and_the_callers_choice_is_restored():
             seen[self.training].add((cudnn.allow_tf32, matmul.allow_tf32))
             return super().forward(x, context)
 
-    matmul.allow_tf32 = True  # as that of cuDNN is from the start
+    matmul.allow_tf32 = True
     try:
-        quick_fit(Flow(Chain(Looking(2)), shape=(2,)), validation=20)
-        assert seen == {True: {(True, True)}, False: {(False, False)}}
-        assert cudnn.allow_tf32
-        assert matmul.allow_tf32
+        with cudnn.flags(enabled=True, allow_tf32=True):
+            quick_fit(Flow(Chain(Looking(2)), shape=(2,)), validation=20)
+            assert seen == {True: {(True, True)}, False: {(False, False)}}
+            assert cudnn.allow_tf32
+            assert matmul.allow_tf32
     finally:
         matmul.allow_tf32 = False
 

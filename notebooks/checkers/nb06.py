@@ -51,19 +51,58 @@ def check_exercise_1(as_pixels, checkerboard_flow, channel_flow, bits, judged):
         f"equal parameters to within 5 %, please: {sizes[0]:,} and {sizes[1]:,}"
     )
     for name, flow in flows.items():
-        with torch.no_grad():
-            measured = losses.bits_per_dim(flow.log_prob(judged, seed=1), judged.shape[1:])
-        error = (measured.std() / len(measured) ** 0.5).item()
-        assert abs(bits[name] - measured.mean()) < 0.02 + error, (
-            f"the {name} flow has {measured.mean():.3f} bits/dim here, you gave {bits[name]:.3f}"
-        )
+        _check_bits(name, flow, bits[name], judged)
+        if budget(True, False):
+            assert bits[name] < 5, (
+                f"the {name} flow has hardly been trained: {bits[name]:.2f} bits/dim"
+            )
     print("Exercise 1: passed")
 
 
-def check_exercise_2(forward, inverse):
+def check_exercise_2(boards, bad_flow, good_flow, bits, judged):
+    """A masking scheme that looks innocent, and what it costs against checkerboards."""
+    if boards is None:
+        return print("Exercise 2: not answered yet")
+    assert len(boards) == 6, f"six boards, got {len(boards)}"
+    for i, board in enumerate(boards):
+        assert torch.is_tensor(board) and board.dtype == torch.bool and board.shape == (28, 28), (
+            f"board {i} should be a boolean (28, 28) tensor"
+        )
+        assert board.sum() == 392, (
+            f"board {i} should let exactly 392 pixels through, it lets {int(board.sum())}"
+        )
+    equal = [(i, j) for j in range(6) for i in range(j) if torch.equal(boards[i], boards[j])]
+    assert not equal, (
+        f"no two boards may be equal; boards {equal[0][0]} and {equal[0][1]} are" if equal else ""
+    )
+    never = int((sum((~board).int() for board in boards) == 0).sum())
+    assert never >= 100, (
+        f"at least 100 pixels should never be changed; with your boards there are {never}"
+    )
+    if bad_flow is None or good_flow is None or bits is None:
+        return print("Exercise 2: the boards pass; now train both flows")
+    turns = [masks.checkerboard(28, 28, flip=i % 2 == 1) for i in range(6)]
+    for name, flow, expected in [("bad", bad_flow, boards), ("good", good_flow, turns)]:
+        used = [layer.mask for layer in flow.modules() if isinstance(layer, AffineCoupling)]
+        assert len(used) == 6, f"the {name} flow should have six couplings, it has {len(used)}"
+        differ = [i for i, (a, b) in enumerate(zip(used, expected)) if not torch.equal(a, b)]
+        what = "your boards, in their order" if name == "bad" else "checkerboards that take turns"
+        assert not differ, (
+            f"the {name} flow should use {what}; coupling {differ[0]} does not" if differ else ""
+        )
+        _check_bits(name, flow, bits[name], judged)
+    if budget(True, False):
+        assert bits["bad"] > bits["good"] + 0.1, (
+            f"a scheme this bad should cost more than 0.1 bits/dim: yours has {bits['bad']:.3f} "
+            f"against {bits['good']:.3f}; were both trained, and equally long?"
+        )
+    print("Exercise 2: passed")
+
+
+def check_exercise_3(forward, inverse):
     """The multi-scale architecture in both directions."""
     if forward is None or inverse is None:
-        return print("Exercise 2: not answered yet")
+        return print("Exercise 3: not answered yet")
     for C, side, n in [(1, 4, 1), (1, 8, 2), (2, 8, 3)]:
         shape = (C, side, side)
         scales = _random_scales(C, side, n)
@@ -83,8 +122,8 @@ def check_exercise_2(forward, inverse):
             assert torch.allclose(z, expected), (
                 hint if same_values else f"z differs from MultiScale's with {n} scales"
             )
-            assert log_det.shape == (3,), (
-                f"one log_det for each image: expected shape (3,), got {tuple(log_det.shape)}"
+            assert torch.is_tensor(log_det) and log_det.shape == (3,), (
+                f"one log_det for each image: expected a tensor of shape (3,), got {log_det}"
             )
             assert torch.allclose(log_det, expected_log_det), (
                 "log_det should be the sum over all scales, the last one as well"
@@ -104,37 +143,17 @@ def check_exercise_2(forward, inverse):
     assert abs(slow - fast) < 1e-8, (
         f"autograd's slogdet of your forward is {slow:.6f}, your log_det {fast:.6f}"
     )
-    print("Exercise 2: passed")
-
-
-def check_exercise_3(boards, bad_bits, good_bits):
-    """A masking scheme that looks innocent."""
-    if boards is None:
-        return print("Exercise 3: not answered yet")
-    assert len(boards) == 6, f"six boards, got {len(boards)}"
-    for i, board in enumerate(boards):
-        assert torch.is_tensor(board) and board.dtype == torch.bool and board.shape == (28, 28), (
-            f"board {i} should be a boolean (28, 28) tensor"
-        )
-        assert board.sum() == 392, (
-            f"board {i} should let exactly 392 pixels through, it lets {int(board.sum())}"
-        )
-    equal = [(i, j) for j in range(6) for i in range(j) if torch.equal(boards[i], boards[j])]
-    assert not equal, (
-        f"no two boards may be equal; boards {equal[0][0]} and {equal[0][1]} are" if equal else ""
-    )
-    never = int((sum((~board).int() for board in boards) == 0).sum())
-    assert never >= 100, (
-        f"at least 100 pixels should never be changed; with your boards there are {never}"
-    )
-    if bad_bits is None or good_bits is None:
-        return print("Exercise 3: the boards pass; now train both flows")
-    if budget(True, False):
-        assert bad_bits > good_bits + 0.1, (
-            f"a scheme this bad should cost more than 0.1 bits/dim: yours has {bad_bits:.3f} "
-            f"against {good_bits:.3f}"
-        )
     print("Exercise 3: passed")
+
+
+def _check_bits(name, flow, given, judged):
+    """That a flow needs, on the held-out images, the bits/dim that were given."""
+    with torch.no_grad():
+        measured = losses.bits_per_dim(flow.log_prob(judged, seed=1), judged.shape[1:])
+    error = (measured.std() / len(measured) ** 0.5).item()
+    assert abs(given - measured.mean()) < 0.02 + error, (
+        f"the {name} flow has {measured.mean():.3f} bits/dim on `judged`, you gave {given:.3f}"
+    )
 
 
 def _random_scales(C, side, n):
