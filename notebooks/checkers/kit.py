@@ -307,8 +307,8 @@ ASKED = [
         "Data types",
         "Integers and categories in a column",
         "nflows 74, normflows 25",
-        "05",
-        "With noise it is a bound",
+        "09",
+        "Columns of categories",
     ),
     (
         "Sampling",
