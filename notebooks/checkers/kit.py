@@ -460,7 +460,7 @@ def part(number, names):
 
 def routes():
     """Courses of one to six lectures: what to show, and for how long."""
-    rows = [("course", "lecture", "what to show, with one exercise in class", "minutes")]
+    rows = [("course", "lecture", "what to show", "minutes")]
     for course, lectures in ROUTES.items():
         for i, lecture in enumerate(lectures, start=1):
             whole = {number: names or CUTS[number] for number, names in lecture.items()}
