@@ -175,5 +175,5 @@ def test_show_displays_the_figure_at_twice_its_size_with_its_alt_text(monkeypatc
     (data, metadata) = shown[0]._repr_mimebundle_()
     width, height = metadata["image/png"]["width"], metadata["image/png"]["height"]
     assert metadata["image/png"]["alt"] == "A line that rises."
-    assert 150 <= width <= 250 and 75 <= height <= 125
+    assert 150 <= width <= 250 and 75 <= height <= 130  # cropped to what is drawn
     assert data["image/png"].startswith("iVBOR") and not plt.fignum_exists(fig.number)
