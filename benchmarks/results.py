@@ -158,8 +158,10 @@ def renew_bound(name):
 @torch.no_grad()
 def forward_flops(flow, image):
     """Floating-point operations of one image's way from data to latent, counted by torch."""
+    image, width = image.to(DEVICE), flow.context_features
+    context = torch.zeros(len(image), width, device=DEVICE) if width else None
     with FlopCounterMode(display=False) as counter:
-        flow(image.to(DEVICE))
+        flow(image, context)
     return counter.get_total_flops()
 
 
