@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("recipe", help="one of those above")
     t.add_argument("--epochs", type=int, help="passes over the data, instead of the recipe's")
     t.add_argument("--steps", type=int, help="updates, instead of the recipe's epochs")
+    t.add_argument("--seconds", type=float, help="of training, instead of the recipe's epochs")
     t.add_argument("--size", type=int, help="of faces: 64 or 32 pixels")
     t.add_argument("--batch-size", type=int, help="rows per update, over all processes together")
     t.add_argument("--lr", type=float, help="Adam's learning rate")

@@ -121,7 +121,7 @@ def train(
     seen = examples  # by a run's folder, which remembers the limit in the name of the data
     if limit is not None and isinstance(examples, data.ImageSet):
         seen = replace(examples, name=f"{examples.name}[:{limit}]")
-    if {"steps", "epochs"} & changes.keys():
+    if {"steps", "epochs", "seconds"} & changes.keys():
         settings.pop("epochs", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -9,6 +9,7 @@ any number of processes, see the same data.
 import contextlib
 import copy
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -34,8 +35,9 @@ __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics
 
 CHECK_EVERY = 50  # steps between looks at the loss: reading it from a GPU waits for the device
 SAVE_EVERY = 60  # seconds between two saved states within an epoch
-SETTINGS = ["steps", "batch_size", "lr", "betas", "schedule", "clip", "ema", "weight_decay", "flip"]
-SETTINGS += ["validation", "evaluations", "keep_best", "precision", "seed"]  # decide what comes out
+LOOKING = 0.1  # the share of a run by time that may go into evaluations
+SETTINGS = ["steps", "seconds", "batch_size", "lr", "betas", "schedule", "clip", "ema", "flip"]
+SETTINGS += ["weight_decay", "validation", "evaluations", "keep_best", "precision", "seed"]
 
 
 class Snapshot(NamedTuple):
@@ -81,6 +83,7 @@ def fit(
     context=None,
     steps: int | None = None,
     epochs: int | None = None,
+    seconds: float | None = None,
     batch_size: int = 512,
     lr: float = 5e-3,
     betas: tuple[float, float] = (0.9, 0.99),
@@ -104,7 +107,9 @@ def fit(
     data        a density with `sample(n, seed)` or of torch.distributions, fresh points every step;
                 an array (N, *flow.shape), or an image set, reshuffled every epoch
     context     (N, C), one row per row of the data, for a conditional flow
-    steps       updates, 4,000 unless given; or `epochs`, passes over the data
+    steps       updates, 4,000 unless given; or `epochs`, passes over the data; or `seconds`, all
+                told: as many updates as there is time for, with the schedule fitted to that, so
+                that two such runs never agree to the bit. One that is resumed has what was left
     batch_size  rows per update, over all processes together
     lr, betas   Adam's; with `schedule` "cosine" lr rises over the first 5 % of the steps and falls
                 to 0 along a cosine; "constant" leaves it
@@ -114,7 +119,8 @@ def fit(
     flip        mirror half of the images, chosen anew at every step
     validation  rows held out from the end of the data; their loss is reported after every epoch,
                 and with `keep_best` the flow ends with the weights for which it was lowest
-    evaluations how often instead of after every epoch, which may take a GPU less than a look at it
+    evaluations how often instead of after every epoch; 10 for a density, and by `seconds`, where
+                all but the last wait while they have taken more than a tenth of the time
     precision   "bfloat16": the networks of the couplings train in it, and nothing else; "float32";
                 "auto": bfloat16 for convolutions, where the hardware has it. Evaluation is in
                 float32, without TF32
@@ -145,7 +151,7 @@ def fit(
     batch_size = integer("batch_size", batch_size, at_least=1)
     evaluations = evaluations and integer("evaluations", evaluations, at_least=1)
     lr, weight_decay, betas = float(lr), float(weight_decay), tuple(map(float, betas))
-    clip, ema = (value if value is None else float(value) for value in (clip, ema))
+    clip, ema, seconds = (v if v is None else float(v) for v in (clip, ema, seconds))
     flip, keep_best = bool(flip), bool(keep_best)
     weights = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
     for holds, complaint in [
@@ -154,7 +160,8 @@ def fit(
         (0 < lr < math.inf, f"lr must be positive and finite, got {lr}"),
         (clip is None or clip > 0, f"clip must be positive or None, got {clip}"),
         (ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, or be None, got {ema}"),
-        (steps is None or epochs is None, "give steps or epochs, not both"),
+        ([steps, epochs, seconds].count(None) > 1, "give one of steps, epochs and seconds"),
+        (seconds is None or 0 < seconds < math.inf, f"seconds must be positive, got {seconds}"),
         (validation or not keep_best, "keep_best needs rows held out: validation=1_000, say"),
         (run is None or seed is not None, "a run that can be resumed needs a seed: seed=0, say"),
         (run is not None or not resume, "resume=True needs the folder to go on with: run=..."),
@@ -175,9 +182,12 @@ def fit(
             n, parts = batches.batch_size, world.num_processes
             if n % parts:
                 raise ValueError(f"a batch of {n} rows does not divide by {parts} processes")
+            if seconds and parts > 1:
+                raise ValueError("several processes have several clocks: give steps or epochs")
             if epochs is not None:
                 steps = integer("epochs", epochs, at_least=1) * batches.per_epoch
-            steps = integer("steps", 4_000 if steps is None else steps, at_least=1)
+            elif not seconds:
+                steps = integer("steps", 4_000 if steps is None else steps, at_least=1)
             given = locals()
             settings = SimpleNamespace(**{name: given[name] for name in SETTINGS})
             folder = None
@@ -197,7 +207,7 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
     """The loop. What a step computes is `update`; what surrounds it looks, evaluates and saves."""
     from accelerate.utils import reduce
 
-    steps, lr, schedule = settings.steps, settings.lr, SCHEDULES[settings.schedule]
+    lr, schedule = settings.lr, SCHEDULES[settings.schedule]
     gpu = world.device.type == "cuda"
     optimizer = torch.optim.Adam(
         _groups(flow, settings.weight_decay),
@@ -252,43 +262,59 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
     def result(step):
         """What `step` updates have led to; averaged weights get batch statistics of their own."""
         if settings.ema:
-            some = tqdm(range(min(20, step)), "statistics", leave=False, delay=1, disable=not show)
             with _true_float32():
+                some = watched(range(min(20, step)), "statistics")
                 reestimate_statistics(ema, map(batches, some))
         return ema.eval()
+
+    def planned(step):
+        """How many steps there will be: as asked for, or as the time left allows at this pace."""
+        if settings.steps:
+            return settings.steps
+        now = time.perf_counter()
+        pace = (step - first_step or 1) / max(now - paced, 1e-6)
+        return max(1, step + math.ceil(pace * max(0.0, began + settings.seconds - now)))
 
     rngs = [torch.default_generator] if _may_draw(flow) else []
     if rngs and gpu:
         rngs.append(torch.cuda.default_generators[torch.cuda.current_device()])
     show = progress and world.is_main_process
-    bar = tqdm(total=steps, initial=first_step, disable=not show, unit="step", leave=False)
-    began, saved_at = time.perf_counter() - history.seconds, time.perf_counter()
-    keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
-    looks = settings.evaluations or (None if batches.rows else 10)
-    interval = math.ceil(steps / looks) if looks else batches.per_epoch
+    watched = functools.partial(tqdm, leave=False, delay=1, disable=not show)
+    bar = tqdm(total=settings.steps, initial=first_step, disable=not show, unit="step", leave=False)
+    saved_at = paced = time.perf_counter()  # paced: since when steps go at their pace
+    began, looking, seen = paced - history.seconds, 0.0, 0
+    looks = settings.evaluations or (None if settings.steps and batches.rows else 10)
     try:
-        for step in range(first_step, steps + 1):
-            due = step > first_step and (step % interval == 0 or step == steps)
-            due = due and (folder is not None or settings.validation > 0)
-            look = due or step % CHECK_EVERY == 0 or step == steps
+        for step in itertools.count(first_step):
+            steps = planned(step)
+            last = step >= steps
+            interval = steps / looks if looks else batches.per_epoch
+            late = settings.seconds and looking > LOOKING * (time.perf_counter() - began)
+            due = last or (step >= (len(history.evaluations) + 1) * interval and not late)
+            due = due and step > first_step and (folder is not None or settings.validation > 0)
+            look = due or step % CHECK_EVERY == 0 or last
             if look and losses:
                 fresh = reduce(torch.stack(losses), "mean").tolist()
                 losses.clear()
                 history.loss += fresh
                 history.seconds = time.perf_counter() - began
+                bar.total = steps
                 bar.update(len(fresh))
                 bar.set_postfix_str(f"loss {median(fresh):.3f} nats")
                 guard.check(history)
-            if step in keep_at:
+            passed = sum(step >= round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots))
+            if passed > seen and (step > first_step or step == 0):
                 kept = copy.deepcopy(result(step)).to(home).requires_grad_(False)
                 _compute_in_bfloat16(kept, False)
                 history.snapshots.append(Snapshot(step, kept))
+            seen = max(seen, passed)
             if due:
+                since, before = time.perf_counter(), history.evaluations[-1:]
                 evaluated = result(step)
-                nats = {"loss": fmean(history.loss[-min(interval, step) :])}
+                nats = {"loss": fmean(history.loss[before[0]["step"] if before else 0 :])}
                 with _true_float32():
                     if settings.validation:
-                        rows = map(share, batches.held_out())
+                        rows = map(share, watched(batches.held_out(), "validation"))
                         nats["validation_loss"] = _mean_nll(evaluated, rows)
                     better = nats.get("validation_loss", math.inf) < lowest
                     metrics = {"step": step, "evaluation": len(history.evaluations) + 1, **nats}
@@ -304,12 +330,13 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                     lowest = nats["validation_loss"]
                     if settings.keep_best:
                         stored["best"].load_state_dict(ema.state_dict())
+                looking += time.perf_counter() - since
             if folder and look and (due or time.perf_counter() - saved_at > SAVE_EVERY):
                 loss = torch.tensor(history.loss, dtype=torch.float64)
                 numbers = {"step": step, "best": lowest, "seconds": history.seconds}
                 folder.write_state({"loss": loss, **_tensors(stored, optimizer)}, numbers)
                 saved_at = time.perf_counter()
-            if step == steps:
+            if last:
                 break
 
             if not flow.training:
@@ -325,6 +352,8 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
             if gpu and step == first_step and world.num_processes == 1:
                 state = functools.partial(_tensors, stored, optimizer)
                 update = graphs.captured(update, flow, batch, state)
+            if step == first_step:
+                paced = time.perf_counter()
             losses.append(update(*batch).clone())
     except KeyboardInterrupt:
         history.loss += [float(loss) for loss in losses]
