@@ -16,11 +16,11 @@ STORED, BOOK = ROOT / "results" / "records.json", ROOT / "records.md"
 INTRODUCTION = """\
 # Test bits/dim of CIFAR-10 within so many seconds on one GPU
 
-An entry is a record if no earlier one has at most as many bits in at most as many seconds, which
-are those of the whole of `fit`, evaluations and compilation too, unless it says otherwise. The bound is that of one draw of
-the noise, on the test set without duplicates, with the standard error over its images. Each entry
-says what was changed since the one before: one change at a time, where possible. Written by
-`python benchmarks/records.py` from `results/records.json`.
+An entry is a record if no earlier one has at most as many bits in at most as many seconds. The
+seconds are those of the whole of `fit`, with evaluations and compilation, unless it says otherwise.
+The bound is that of one draw of the noise, on the test set without duplicates, with the standard
+error over its images. Each entry says what was changed since the one before: one change at a time,
+where possible. Written by `python benchmarks/records.py` from `results/records.json`.
 
 | test bits/dim | seconds | what was changed | steps | batch | images/s | hardware | seeds | date \
 | commit |
