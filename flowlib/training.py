@@ -103,7 +103,8 @@ def fit(
 
     data        a density with `sample(n, seed)` or of torch.distributions, fresh points every step;
                 an array (N, *flow.shape), or an image set, reshuffled every epoch
-    context     (N, C), one row per row of the data, for a conditional flow
+    context     one row or label per row of the data, for a conditional flow; "labels": those of an
+                image set
     steps       updates, 4,000 unless given; or `epochs`, passes over the data
     batch_size  rows per update, over all processes together
     lr, betas   Adam's; with `schedule` "cosine" lr rises over the first 5 % of the steps and falls
@@ -299,7 +300,7 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                     metrics["seconds"] = round(history.seconds, 2)
                     history.evaluations.append(metrics)
                     if folder:
-                        folder.record(evaluated, metrics, better)
+                        folder.record(evaluated, metrics, better, batches.context)
                 if better:
                     lowest = nats["validation_loss"]
                     if settings.keep_best:
