@@ -53,9 +53,9 @@ def evaluate(flow, draws=1, limit=None, standin=False):
     report(recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True), flow)
 
 
-def sample(flow, n=36, output=None, temperature=1.0, seed=0):
+def sample(flow, n=36, output=None, temperature=1.0, seed=0, label=None):
     model = load(flow)
-    drawn = model.sample(integer("n", n, at_least=1), temperature=temperature, seed=seed)
+    drawn = model.sample(integer("n", n, at_least=1), temperature, seed, label)
     if model.dequantize is not None:
         checkpoints.write_grid(drawn, output or "samples.png")
     else:
@@ -112,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument("-o", "--output", metavar="FILE", help="samples.png, or samples.csv for points")
     s.add_argument("--temperature", type=float, help="below 1: nearer to what is likely (1.0)")
     s.add_argument("--seed", type=int, help="the same seed gives the same samples (0)")
+    s.add_argument("--label", type=int, help="the class, for a flow that takes labels as context")
     for command in (t, e):
         command.add_argument("--limit", type=int, help="only the first so many images")
         command.add_argument("--standin", action="store_true", help="other images may stand in")

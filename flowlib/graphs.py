@@ -33,10 +33,10 @@ def _compiled(width, backend):
     with torch.device("meta"):
         network = ConvResNet(1, 1, width, blocks=1)
 
-    def residual(block, skip, x, total):
+    def residual(block, skip, x, total, film):
         block_of = lambda x: functional_call(network.blocks[0], block, (x,))  # noqa: E731
         skip_of = lambda x: functional_call(network.skips[1], skip, (x,))  # noqa: E731
-        return ConvResNet.residual(block_of, skip_of, x, total)
+        return ConvResNet.residual(block_of, skip_of, x, total, film)
 
     return torch.compile(residual, backend=backend, dynamic=False, fullgraph=True)
 
@@ -50,8 +50,8 @@ def compiled_blocks(flow: Flow, backend: str | Callable = "inductor"):
     """Within, the residual blocks of the flow's ConvResNets run compiled, with their own weights
     and running statistics. The first pass compiles, some seconds for each size of board."""
 
-    def residual(block, skip, x, total):
-        return _compiled(x.shape[1], backend)(_tensors(block), _tensors(skip), x, total)
+    def residual(block, skip, x, total, film):
+        return _compiled(x.shape[1], backend)(_tensors(block), _tensors(skip), x, total, film)
 
     networks = [module for module in flow.modules() if isinstance(module, ConvResNet)]
     try:

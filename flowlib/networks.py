@@ -73,8 +73,10 @@ class ConvResNet(nn.Module):
     blocks with batch and weight norm; a 1 x 1 convolution of every block's output is added to an
     accumulator, and the output is computed from that alone. With `checkerboard` the last input
     channel is a mask, passed on as it is, and the image is doubled, as half of it is masked out.
-    Starts at zero, like `MLP`. Shapes: x (B, in_channels, H, W), the mask counted, context
-    (B, context_channels, H, W) or None -> (B, out_channels, H, W).
+    Starts at zero, like `MLP`. A context is an image (B, context_channels, H, W), seen beside x, or
+    vectors (B, context_features), of which a linear map scales and shifts what the blocks and the
+    output see, channel by channel, from a start at the identity (FiLM, arXiv 1709.07871).
+    Shapes: x (B, in_channels, H, W), the mask counted -> (B, out_channels, H, W).
     >>> ConvResNet(3, 6, width=8, blocks=1)(torch.randn(2, 3, 4, 4)).shape
     torch.Size([2, 6, 4, 4])
     """
@@ -87,6 +89,7 @@ class ConvResNet(nn.Module):
         blocks: int,
         checkerboard: bool = False,
         context_channels: int = 0,
+        context_features: int = 0,
     ):
         super().__init__()
         colours = in_channels - checkerboard
@@ -99,22 +102,31 @@ class ConvResNet(nn.Module):
         self.conv_out = nn.Sequential(*_norm_relu_conv(width, out_channels, 1))
         nn.init.zeros_(self.conv_out[-1].parametrizations.weight.original0)
         nn.init.zeros_(self.conv_out[-1].bias)
+        self.film = None
+        if context_features:
+            self.film = nn.Linear(context_features, 2 * width * (blocks + 1))
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        films = [None] * len(self.skips)
+        if self.film is not None:
+            films = self.film(context)[:, :, None, None].chunk(len(self.skips), dim=1)
+            context = None
         colours, mask = (x[:, :-1], x[:, -1:]) if self.checkerboard else (x, x[:, :0])
         colours = self.normalise(colours) * (2 if self.checkerboard else 1)
         seen = [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])]
         seen = torch.cat(seen, dim=1).movedim(1, -1).contiguous()  # channels last, which is faster
         x = self.conv_in(seen.movedim(-1, 1))
         total = self.skips[0](x)
-        for block, skip in zip(self.blocks, self.skips[1:]):
-            x, total = self.residual(block, skip, x, total)
-        return self.conv_out(total)
+        for block, skip, film in zip(self.blocks, self.skips[1:], films):
+            x, total = self.residual(block, skip, x, total, film)
+        return self.conv_out(_modulate(total, films[-1]))
 
     @staticmethod
-    def residual(block, skip, x, total):
+    def residual(block, skip, x, total, film):
         """x with what the block adds to it, and the accumulator with what the skip adds of that."""
-        x = x + block(x)
+        x = x + block(_modulate(x, film))
         return x, total + skip(x)
 
 
@@ -133,6 +145,14 @@ class WeightNormConv2d(nn.Conv2d):
         weight = self.parametrizations.weight
         kernels = torch._weight_norm(weight.original1, weight.original0)
         return F.conv2d(x, kernels, self.bias, padding=self.padding)
+
+
+def _modulate(x, film):
+    """Features x (B, C, H, W), scaled and shifted by film (B, 2 C, 1, 1) if there is a context."""
+    if film is None:
+        return x
+    scale, shift = film.chunk(2, dim=1)
+    return x * (1 + scale) + shift
 
 
 def _norm_relu_conv(n_in, n_out, size):

@@ -106,7 +106,8 @@ def fit(
 
     data        a density with `sample(n, seed)` or of torch.distributions, fresh points every step;
                 an array (N, *flow.shape), or an image set, reshuffled every epoch
-    context     (N, C), one row per row of the data, for a conditional flow
+    context     one row or label per row of the data, for a conditional flow; "labels": those of an
+                image set
     steps       updates, 4,000 unless given; or `epochs`, passes over the data; or `seconds`, all
                 told: as many updates as there is time for, with the schedule fitted to that, so
                 that two such runs never agree to the bit. One that is resumed has what was left
@@ -325,7 +326,7 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                     metrics["seconds"] = round(history.seconds, 2)
                     history.evaluations.append(metrics)
                     if folder:
-                        folder.record(evaluated, metrics, better)
+                        folder.record(evaluated, metrics, better, batches.context)
                 if better:
                     lowest = nats["validation_loss"]
                     if settings.keep_best:
