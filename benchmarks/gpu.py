@@ -69,6 +69,7 @@ ROWS = {  # model, batch, mode
     "cifar10 eager": (CIFAR10, 256, "eager"),
     "cifar10 graph": (CIFAR10, 256, "graph"),
     "cifar10 compiled": (CIFAR10, 256, "compiled"),
+    "cifar10 blocks": (CIFAR10, 256, "blocks"),
     "doubled eager": (DOUBLED, 256, "eager"),
     "doubled compiled": (DOUBLED, 256, "compiled"),
     "mnist_variational eager": (DIGITS, 64, "eager"),
@@ -80,7 +81,8 @@ ROWS = {  # model, batch, mode
 }
 MODES = {  # what of flowlib.graphs is left out
     "eager": {"captured": lambda update, flow, batch, state: update},
-    "graph": {"compiled_blocks": lambda flow: contextlib.nullcontext()},
+    "graph": {"compiled_networks": lambda flow: contextlib.nullcontext()},
+    "blocks": {"PARTS": ("residual",)},
     "compiled": {},
     "channels-last": {},  # compiled, and the weights of convolutions laid out like the images
 }

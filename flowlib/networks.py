@@ -113,21 +113,32 @@ class ConvResNet(nn.Module):
         if self.film is not None:
             films = self.film(context)[:, :, None, None].chunk(len(self.skips), dim=1)
             context = None
-        colours, mask = (x[:, :-1], x[:, -1:]) if self.checkerboard else (x, x[:, :0])
-        colours = self.normalise(colours) * (2 if self.checkerboard else 1)
-        seen = [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])]
-        seen = torch.cat(seen, dim=1).movedim(1, -1).contiguous()  # channels last, which is faster
-        x = self.conv_in(seen.movedim(-1, 1))
-        total = self.skips[0](x)
+        enter = self.normalise, self.conv_in, self.skips[0]
+        x, total = self.enter(*enter, x, context, self.checkerboard)
         for block, skip, film in zip(self.blocks, self.skips[1:], films):
             x, total = self.residual(block, skip, x, total, film)
-        return self.conv_out(_modulate(total, films[-1]))
+        return self.leave(self.conv_out, total, films[-1])
+
+    @staticmethod
+    def enter(normalise, conv_in, skip, x, context, checkerboard):
+        """The features of x, and the accumulator with what the first skip adds."""
+        colours, mask = (x[:, :-1], x[:, -1:]) if checkerboard else (x, x[:, :0])
+        colours = normalise(colours) * (2 if checkerboard else 1)
+        seen = [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])]
+        seen = torch.cat(seen, dim=1).movedim(1, -1).contiguous()  # channels last, which is faster
+        x = conv_in(seen.movedim(-1, 1))
+        return x, skip(x)
 
     @staticmethod
     def residual(block, skip, x, total, film):
         """x with what the block adds to it, and the accumulator with what the skip adds of that."""
         x = x + block(_modulate(x, film))
         return x, total + skip(x)
+
+    @staticmethod
+    def leave(conv_out, total, film):
+        """What the network returns, from the accumulator alone."""
+        return conv_out(_modulate(total, film))
 
 
 class WeightNormConv2d(nn.Conv2d):
@@ -143,7 +154,11 @@ class WeightNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.parametrizations.weight
-        kernels = torch._weight_norm(weight.original1, weight.original0)
+        g, v = weight.original0, weight.original1
+        if torch.compiler.is_compiling():  # of this a compiler fuses the gradient, too
+            kernels = v * (g / torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True))
+        else:
+            kernels = torch._weight_norm(v, g)
         return F.conv2d(x, kernels, self.bias, padding=self.padding)
 
 

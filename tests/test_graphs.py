@@ -12,9 +12,10 @@ from flowlib import graphs, models
 from flowlib.losses import nll
 
 
-def small_flow():
+def small_flow(**context):
     """A flow of 4 x 4 images, convolutions, batch norm and all, away from its start."""
-    flow = models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, dequant_couplings=1)
+    arguments = {"scales": 1, "width": 4, "blocks": 1, "dequant_couplings": 1, **context}
+    flow = models.realnvp_image((1, 4, 4), **arguments)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -39,14 +40,14 @@ def compilations():
     return backend, seen
 
 
-def test_compiled_blocks_share_a_function_and_agree_with_modules(compilations):
+def test_networks_of_a_kind_share_what_is_compiled_and_agree_with_modules(compilations):
     backend, seen = compilations
-    plain = small_flow()
-    flow = copy.deepcopy(plain)
-    nll(*plain(*batch())).backward()
-    with graphs.compiled_blocks(flow, backend):
-        nll(*flow(*batch())).backward()
-    assert len(seen) == 2  # for six blocks: of width 2 and of width 4
+    plain, (x, _, noise) = small_flow(classes=2), batch()
+    flow, labels = copy.deepcopy(plain), torch.tensor([0, 1, 1, 0, 1, 0])
+    nll(*plain(x, labels, noise)).backward()
+    with graphs.compiled_networks(flow, backend):
+        nll(*flow(x, labels, noise)).backward()
+    assert len(seen) == 6  # three parts of networks of two kinds, of which there are five
     for expected, found in zip(plain.parameters(), flow.parameters()):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(flow.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
@@ -54,9 +55,9 @@ def test_compiled_blocks_share_a_function_and_agree_with_modules(compilations):
 
 def test_the_flow_is_itself_again_afterwards(compilations):
     flow, names = small_flow(), list(small_flow().state_dict())
-    with pytest.raises(KeyError), graphs.compiled_blocks(flow, compilations[0]):
+    with pytest.raises(KeyError), graphs.compiled_networks(flow, compilations[0]):
         raise KeyError
-    assert not any("residual" in vars(module) for module in flow.modules())
+    assert not any(part in vars(module) for module in flow.modules() for part in graphs.PARTS)
     assert list(flow.state_dict()) == names
 
 
@@ -106,7 +107,7 @@ def play(function):
 @pytest.fixture
 def stand_in(monkeypatch):
     monkeypatch.setattr(graphs, "_record", play)
-    monkeypatch.setattr(graphs, "compiled_blocks", lambda flow: contextlib.nullcontext())
+    monkeypatch.setattr(graphs, "compiled_networks", lambda flow: contextlib.nullcontext())
 
 
 @pytest.mark.parametrize("first", [0, 2], ids=["from the start", "after two eager steps"])
@@ -140,7 +141,7 @@ def test_where_capture_fails_the_plain_step_goes_on(monkeypatch, caplog):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(graphs, "_record", refuse)
-    monkeypatch.setattr(graphs, "compiled_blocks", lambda flow: contextlib.nullcontext())
+    monkeypatch.setattr(graphs, "compiled_networks", lambda flow: contextlib.nullcontext())
     training = Training()
     before = {name: t.clone() for name, t in training.state().items()}
     with caplog.at_level(logging.WARNING):
