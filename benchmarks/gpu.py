@@ -2,6 +2,8 @@
 take one to train.
 
 python benchmarks/gpu.py check     captured steps against eager ones, a resumed run, devices
+python benchmarks/gpu.py warm cifar10 "doubled compiled"
+                                   compile what these rows of the bench need, all at once
 python benchmarks/gpu.py bench cifar10 "doubled compiled" --seconds 110
                                    images/s of training: eager, as a CUDA graph, with compiled
                                    parts; and which kernels the time goes to. No row begins later
@@ -21,6 +23,7 @@ import json
 import logging
 import math
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -150,18 +153,40 @@ def asked(row, name):
     return f"{row} ".startswith(f"{name} ")
 
 
+def asked_for(args):
+    return [row for row in ROWS if not args.names or any(asked(row, name) for name in args.names)]
+
+
+def settings_of(name, args):
+    """The model of a row, images like its own, and the settings of its training."""
+    model, batch, mode = ROWS[name]
+    model, batch = ({**model, **TINY}, 4) if args.tiny else (model, batch)
+    settings = {"batch_size": batch, "clip": 500.0, "lr": 1e-4, "mode": mode}
+    return model, images_like(model, 8 * batch), settings
+
+
+def warm(args):
+    """Fill the compiler's cache for the rows asked for, each in a process of its own."""
+    names = [name for name in asked_for(args) if ROWS[name][2] == "compiled"]
+    if len(names) == 1:
+        model, images, settings = settings_of(names[0], args)
+        fit(model, images, steps=1, **settings)
+        return say(f"warm: {names[0]}")
+    command = [sys.executable, __file__, "warm", *["--tiny"] * args.tiny]
+    return max(child.wait() for child in [subprocess.Popen([*command, n]) for n in names])
+
+
 def bench(args):
     """The rows asked for, one after the other, while there is time."""
     end = time.time() + args.seconds
     found = {"hardware": checkpoints.hardware(), "torch": torch.__version__}
     found |= {"date": str(datetime.date.today()), "training": {}}
-    for name, (model, batch, mode) in ROWS.items():
-        if time.time() > end or not any(asked(name, n) for n in args.names or [name]):
-            continue
-        model, batch = ({**model, **TINY}, 4) if args.tiny else (model, batch)
-        steps = 16 if args.tiny else {"eager": 25, "graph": 50}.get(mode, 80)
-        settings = {"batch_size": batch, "clip": 500.0, "lr": 1e-4, "mode": mode}
-        start, images = time.perf_counter(), images_like(model, 8 * batch)
+    for name in asked_for(args):
+        if time.time() > end:
+            break
+        start, (model, images, settings) = time.perf_counter(), settings_of(name, args)
+        batch = settings["batch_size"]
+        steps = 16 if args.tiny else {"eager": 25, "graph": 50}.get(settings["mode"], 80)
         row = {"batch": batch}
         if CUDA:
             torch.cuda.reset_peak_memory_stats()
@@ -425,7 +450,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["check", "bench", "train"])
+    parser.add_argument("what", choices=["check", "warm", "bench", "train"])
     parser.add_argument("names", nargs="*", help=f"{', '.join(TRAININGS)}; rows of bench by start")
     parser.add_argument("--seconds", type=float, default=200, help="for all of it together")
     parser.add_argument("--until", type=float, help="seconds since 1970, in place of --seconds")
@@ -437,7 +462,7 @@ def main():
     parser.add_argument("--profile", default="cifar10 compiled", help="the row of bench to profile")
     parser.add_argument("--tiny", action="store_true", help="small models, few images")
     args = parser.parse_args()
-    known = ROWS if args.what == "bench" else TRAININGS
+    known = TRAININGS if args.what == "train" else ROWS
     if unknown := [name for name in args.names if not any(asked(row, name) for row in known)]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     if args.until:
@@ -446,7 +471,8 @@ def main():
     torch.backends.cudnn.benchmark = True
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     say(args.what, *args.names, "on", checkpoints.hardware(), "with torch", torch.__version__)
-    sys.exit({"check": check, "bench": bench, "train": train}[args.what](args))
+    commands = {"check": check, "warm": warm, "bench": bench, "train": train}
+    sys.exit(commands[args.what](args))
 
 
 if __name__ == "__main__":
