@@ -122,11 +122,11 @@ class TensorStream:
 
 
 def about(data, batches):
-    """What a run's folder remembers of the data: name, number, and a trace of what they hold."""
+    """What a run's folder remembers of the data: their name and number."""
     name = getattr(data, "name", None) or type(data).__name__
     if batches.rows is None and type(data).__repr__ is not object.__repr__:
         name = repr(data)
-    return {"data": str(name), "rows": batches.rows, "data_fingerprint": batches.fingerprint()}
+    return {"data": str(name), "rows": batches.rows}
 
 
 def draw(density, n, rng):

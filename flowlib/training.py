@@ -36,6 +36,7 @@ __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics
 CHECK_EVERY = 50  # steps between looks at the loss: reading it from a GPU waits for the device
 SAVE_EVERY = 60  # seconds between two saved states within an epoch
 LOOKING = 0.1  # the share of a run by time that may go into evaluations
+SMALL = 50_000_000  # rows times weights of a step for which a second thread gains nothing
 SETTINGS = ["steps", "seconds", "batch_size", "lr", "betas", "schedule", "clip", "ema", "flip"]
 SETTINGS += ["weight_decay", "validation", "evaluations", "keep_best", "precision", "seed"]
 
@@ -76,6 +77,18 @@ SCHEDULES = {"cosine": cosine, "constant": lambda step, steps: 1.0}
 PRECISIONS = ("auto", "bfloat16", "float32")
 
 
+@contextlib.contextmanager
+def _true_float32():
+    """Let an NVIDIA GPU compute in float32 proper, not in TF32, which keeps 10 bits of 23."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.allow_tf32, cudnn.allow_tf32
+    cuda.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cuda.allow_tf32, cudnn.allow_tf32 = before
+
+
 def fit(
     flow: Flow,
     data,
@@ -108,9 +121,9 @@ def fit(
                 an array (N, *flow.shape), or an image set, reshuffled every epoch
     context     one row or label per row of the data, for a conditional flow; "labels": those of an
                 image set
-    steps       updates, 4,000 unless given; or `epochs`, passes over the data; or `seconds`, all
-                told: as many updates as there is time for, with the schedule fitted to that, so
-                that two such runs never agree to the bit. One that is resumed has what was left
+    steps       updates, 4,000 unless given; or `epochs`, passes over the data; or `seconds`: as
+                many updates as there is time for, the schedule fitted to that (within 50 updates on
+                a GPU). No two runs by time agree to the bit; a resumed one has what time was left
     batch_size  rows per update, over all processes together
     lr, betas   Adam's; with `schedule` "cosine" lr rises over the first 5 % of the steps and falls
                 to 0 along a cosine; "constant" leaves it
@@ -122,22 +135,21 @@ def fit(
                 and with `keep_best` the flow ends with the weights for which it was lowest
     evaluations how often instead of after every epoch; 10 for a density, and by `seconds`, where
                 all but the last wait while they have taken more than a tenth of the time
-    precision   "bfloat16": the networks of the couplings train in it, and nothing else; "float32";
-                "auto": bfloat16 for convolutions, where the hardware has it. Evaluation is in
-                float32, without TF32
+    precision   "bfloat16": the networks of couplings train in it, nothing else; "float32"; "auto":
+                bfloat16 for convolutions, where there is hardware for it. No evaluation is in TF32
     seed        fixes data order, noise and fresh points; initial weights are the caller's
     snapshots   copies of the flow to keep, evenly spaced from before the first step to the last
-    run         a folder for metrics, samples and checkpoints (see `checkpoints.Run`), written after
-                every epoch (for a density, ten times); with `resume=True` a run that was cut off
-                goes on: bit-exact on a CPU; on a GPU with the same data, noise and state, but
-                kernels that add in any order, short of `torch.use_deterministic_algorithms(True)`
+    run         a folder for metrics, samples and checkpoints (see `checkpoints.Run`), written at
+                every evaluation; with `resume=True` a run that was cut off goes on: bit-exact on a
+                CPU; on a GPU with the same data, noise and state, but kernels that add in any
+                order, short of `torch.use_deterministic_algorithms(True)`
 
-    On one GPU a step is a CUDA graph with compiled residual blocks (see `flowlib.graphs`).
-    New ActNorm layers are started from the first batch. Ctrl-C ends the training early. If the loss
-    becomes NaN or rises far above where it began, the last healthy weights are put back and a
-    DivergedError explains the likely causes. Across processes BatchNorm sees its share of a batch.
-    Raises ValueError for data that do not fit the flow or are not finite, for senseless settings,
-    for a flow with nothing to train, and for a run folder that holds another run.
+    On one GPU a step is a CUDA graph with compiled networks (see `flowlib.graphs`). New ActNorm
+    layers start from the first batch. Ctrl-C ends the training early. If the loss becomes NaN or
+    rises far above where it began, the last healthy weights are put back and a DivergedError
+    explains the likely causes. Across processes BatchNorm sees its share of a batch. Raises
+    ValueError for data that do not fit the flow or are not finite, senseless settings, a flow with
+    nothing to train, and a run folder that holds another run.
 
     >>> from flowlib import data, models
     >>> history = fit(models.realnvp_2d(), data.TwoMoons(), steps=20, seed=0, progress=False)
@@ -155,6 +167,8 @@ def fit(
     clip, ema, seconds = (v if v is None else float(v) for v in (clip, ema, seconds))
     flip, keep_best = bool(flip), bool(keep_best)
     weights = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
+    world = PartialState(cpu=not torch.cuda.is_available())
+    one_clock = seconds is None or world.num_processes == 1
     for holds, complaint in [
         (schedule in SCHEDULES, f"schedule must be cosine or constant, got {schedule!r}"),
         (precision in PRECISIONS, f"precision must be {', '.join(PRECISIONS)}, got {precision!r}"),
@@ -163,6 +177,7 @@ def fit(
         (ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, or be None, got {ema}"),
         ([steps, epochs, seconds].count(None) > 1, "give one of steps, epochs and seconds"),
         (seconds is None or 0 < seconds < math.inf, f"seconds must be positive, got {seconds}"),
+        (one_clock, "several processes have several clocks: give steps or epochs"),
         (validation or not keep_best, "keep_best needs rows held out: validation=1_000, say"),
         (run is None or seed is not None, "a run that can be resumed needs a seed: seed=0, say"),
         (run is not None or not resume, "resume=True needs the folder to go on with: run=..."),
@@ -171,11 +186,14 @@ def fit(
         if not holds:
             raise ValueError(complaint)
 
-    world, home = PartialState(cpu=not torch.cuda.is_available()), weights[0].device
+    home = weights[0].device
     if generator(seed) is seed:  # a generator, or None
         seed = torch.randint(2**62, (), generator=seed).item()
     (seed,) = broadcast_object_list([int(seed)])
     gpus = [world.device] if world.device.type == "cuda" else []
+    threads = torch.get_num_threads()
+    if not gpus and batch_size * sum(p.numel() for p in flow.parameters()) < SMALL:
+        torch.set_num_threads(1)
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(gpus):
             flow.to(world.device)
@@ -183,8 +201,6 @@ def fit(
             n, parts = batches.batch_size, world.num_processes
             if n % parts:
                 raise ValueError(f"a batch of {n} rows does not divide by {parts} processes")
-            if seconds and parts > 1:
-                raise ValueError("several processes have several clocks: give steps or epochs")
             if epochs is not None:
                 steps = integer("epochs", epochs, at_least=1) * batches.per_epoch
             elif not seconds:
@@ -193,13 +209,12 @@ def fit(
             settings = SimpleNamespace(**{name: given[name] for name in SETTINGS})
             folder = None
             if run is not None:
-                seen = about(data, batches)  # the trace comes last: a seed changes that, too
-                trace = {"data_fingerprint": seen.pop("data_fingerprint")}
-                config = {**require_builder(flow), **seen, **vars(settings), **trace}
+                config = require_builder(flow) | about(data, batches) | vars(settings)
+                config["data_fingerprint"] = batches.fingerprint()  # last: a seed changes it, too
                 folder = Run(run, config, resume, world.is_main_process)
-            with one_thread_if_small(flow, batch_size):
-                return _train(flow, batches, settings, folder, world, snapshots, home, progress)
+            return _train(flow, batches, settings, folder, world, snapshots, home, progress)
     finally:
+        torch.set_num_threads(threads)
         _compute_in_bfloat16(flow, False)
         flow.to(home).eval()
 
@@ -210,14 +225,9 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
 
     lr, schedule = settings.lr, SCHEDULES[settings.schedule]
     gpu = world.device.type == "cuda"
-    optimizer = torch.optim.Adam(
-        _groups(flow, settings.weight_decay),
-        lr=torch.tensor(lr, device=world.device) if gpu else lr,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
-        capturable=gpu,
-    )
+    groups = _groups(flow, settings.weight_decay)
+    rate = torch.tensor(lr, device=world.device) if gpu else lr
+    optimizer = torch.optim.Adam(groups, rate, settings.betas, fused=True, capturable=gpu)
     history, losses = History(), []
     guard = _DivergenceGuard(flow, lr)
     guard.check(history)
@@ -260,12 +270,12 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
         rows = slice(world.process_index, None, world.num_processes)
         return [None if part is None else part[rows] for part in batch]
 
+    @_true_float32()
     def result(step):
         """What `step` updates have led to; averaged weights get batch statistics of their own."""
         if settings.ema:
-            with _true_float32():
-                some = watched(range(min(20, step)), "statistics")
-                reestimate_statistics(ema, map(batches, some))
+            some = watched(range(min(20, step)), "statistics")
+            reestimate_statistics(ema, map(batches, some))
         return ema.eval()
 
     def planned(step):
@@ -276,10 +286,7 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
         pace = (step - first_step or 1) / max(now - paced, 1e-6)
         return max(1, step + math.ceil(pace * max(0.0, began + settings.seconds - now)))
 
-    rngs = [torch.default_generator] if _may_draw(flow) else []
-    if rngs and gpu:
-        rngs.append(torch.cuda.default_generators[torch.cuda.current_device()])
-    show = progress and world.is_main_process
+    may_draw, show = _may_draw(flow), progress and world.is_main_process
     watched = functools.partial(tqdm, leave=False, delay=1, disable=not show)
     bar = tqdm(total=settings.steps, initial=first_step, disable=not show, unit="step", leave=False)
     saved_at = paced = time.perf_counter()  # paced: since when steps go at their pace
@@ -293,7 +300,7 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
             late = settings.seconds and looking > LOOKING * (time.perf_counter() - began)
             due = last or (step >= (len(history.evaluations) + 1) * interval and not late)
             due = due and step > first_step and (folder is not None or settings.validation > 0)
-            look = due or step % CHECK_EVERY == 0 or last
+            look = due or last or step % CHECK_EVERY == 0
             if look and losses:
                 fresh = reduce(torch.stack(losses), "mean").tolist()
                 losses.clear()
@@ -310,30 +317,30 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                 history.snapshots.append(Snapshot(step, kept))
             seen = max(seen, passed)
             if due:
-                since, before = time.perf_counter(), history.evaluations[-1:]
-                evaluated = result(step)
-                nats = {"loss": fmean(history.loss[before[0]["step"] if before else 0 :])}
-                with _true_float32():
-                    if settings.validation:
-                        rows = map(share, watched(batches.held_out(), "validation"))
-                        nats["validation_loss"] = _mean_nll(evaluated, rows)
-                    better = nats.get("validation_loss", math.inf) < lowest
-                    metrics = {"step": step, "evaluation": len(history.evaluations) + 1, **nats}
-                    for name, loss in nats.items() if flow.dequantize else []:
-                        bits = bits_per_dim(-loss, flow.shape)
-                        metrics[name.replace("loss", "bits_per_dim")] = bits
-                    metrics["lr"] = lr * schedule(step - 1, steps)
-                    metrics["seconds"] = round(history.seconds, 2)
-                    history.evaluations.append(metrics)
-                    if folder:
+                since, first = time.perf_counter(), [0, *(e["step"] for e in history.evaluations)]
+                evaluated, nats = result(step), {"loss": fmean(history.loss[first[-1] :])}
+                if settings.validation:
+                    rows = map(share, watched(batches.held_out(), "validation"))
+                    nats["validation_loss"] = _mean_nll(evaluated, rows)
+                metrics = {"step": step, "evaluation": len(first), **nats}
+                for name, loss in nats.items() if flow.dequantize else []:
+                    metrics[name.replace("loss", "bits_per_dim")] = bits_per_dim(-loss, flow.shape)
+                metrics |= {
+                    "lr": lr * schedule(step - 1, steps),
+                    "seconds": round(history.seconds, 2),
+                }
+                history.evaluations.append(metrics)
+                validation = nats.get("validation_loss", math.inf)
+                better, lowest = validation < lowest, min(lowest, validation)
+                if folder:
+                    with _true_float32():
                         folder.record(evaluated, metrics, better, batches.context)
-                if better:
-                    lowest = nats["validation_loss"]
-                    if settings.keep_best:
-                        stored["best"].load_state_dict(ema.state_dict())
+                if better and settings.keep_best:
+                    stored["best"].load_state_dict(ema.state_dict())
                 looking += time.perf_counter() - since
             if folder and look and (due or time.perf_counter() - saved_at > SAVE_EVERY):
                 loss = torch.tensor(history.loss, dtype=torch.float64)
+                history.seconds = time.perf_counter() - began
                 numbers = {"step": step, "best": lowest, "seconds": history.seconds}
                 folder.write_state({"loss": loss, **_tensors(stored, optimizer)}, numbers)
                 saved_at = time.perf_counter()
@@ -348,8 +355,8 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
             if settings.ema:
                 pull.fill_(1 - min(settings.ema, (1 + step) / (10 + step)))
             batch = share(batches(step))
-            for rng in rngs:
-                rng.manual_seed((settings.seed + step) % 2**63)
+            if may_draw:
+                torch.manual_seed((settings.seed + step) % 2**63)
             if gpu and step == first_step and world.num_processes == 1:
                 state = functools.partial(_tensors, stored, optimizer)
                 update = graphs.captured(update, flow, batch, state)
@@ -432,6 +439,7 @@ class _DivergenceGuard:
 
 
 @torch.no_grad()
+@_true_float32()
 def _mean_nll(flow, batches):
     """The mean loss over the rows of all processes' batches, in nats per data point."""
     from accelerate.utils import reduce
@@ -477,7 +485,8 @@ def _groups(flow, weight_decay):
         (decays if decaying else others).append(parameter)
     if weight_decay and not decays:
         raise ValueError("weight_decay applies to weight-normed layers, and this flow has none")
-    return [{"params": others, "weight_decay": 0.0}, {"params": decays}][: 1 + bool(decays)]
+    groups = {"params": others}, {"params": decays, "weight_decay": weight_decay}
+    return groups[: 1 + bool(decays)]
 
 
 def _may_draw(flow):
@@ -502,32 +511,3 @@ def _gains_from_bfloat16(flow):
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-@contextlib.contextmanager
-def _true_float32():
-    """Let an NVIDIA GPU compute in float32 proper, not in TF32, which keeps 10 bits of 23."""
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cuda.allow_tf32, cudnn.allow_tf32
-    cuda.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cuda.allow_tf32, cudnn.allow_tf32 = before
-
-
-@contextlib.contextmanager
-def one_thread_if_small(flow: Flow, batch_size: int, small: int = 50_000_000):
-    """Keep a CPU training with small steps on one thread.
-
-    A second one gains nothing there, and waits for its turn when the machine is busy; and with one
-    thread the same seed gives the same losses whatever the number of cores.
-    """
-    before = torch.get_num_threads()
-    size = batch_size * sum(p.numel() for p in flow.parameters())
-    if size < small and next(flow.parameters()).device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -565,8 +565,8 @@ def test_a_flow_of_points_leaves_no_samples_and_ten_evaluations(tmp_path):
         ({"validation": 0.1}, "validation must be an integer of at least 0, got 0.1"),
         ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"epochs": 1.5}, "epochs must be an integer of at least 1, got 1.5"),
-        ({"seconds": 0}, "seconds must be positive, got 0.0"),
-        ({"seconds": math.nan}, "seconds must be positive, got nan"),
+        ({"seconds": 0, "steps": None}, "seconds must be positive, got 0.0"),
+        ({"seconds": math.nan, "steps": None}, "seconds must be positive, got nan"),
         ({"seconds": 2, "steps": 10}, "give one of steps, epochs and seconds"),
         ({"epochs": 2, "steps": 10}, "give one of steps, epochs and seconds"),
         (
