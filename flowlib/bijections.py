@@ -269,16 +269,19 @@ class Squeeze(Bijection):
     def forward(self, x, context=None):
         if x.dim() != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"Squeeze takes (B, C, H, W) with even H and W, got {tuple(x.shape)}")
-        z = F.pixel_unshuffle(x, 2)
-        if self.order == "checkerboard":
-            top_left, top_right, bottom_left, bottom_right = z.unflatten(1, (-1, 4)).unbind(2)
-            z = torch.cat([top_left, bottom_right, top_right, bottom_left], dim=1)
-        return z, x.new_zeros(len(x))
+        B, C, H, W = x.shape
+        blocks = x.reshape(B, C, H // 2, 2, W // 2, 2).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
+        if self.order == "channel":
+            return blocks.flatten(1, 2), x.new_zeros(B)
+        top_left, top_right, bottom_left, bottom_right = blocks.unbind(2)
+        return torch.cat([top_left, bottom_right, top_right, bottom_left], dim=1), x.new_zeros(B)
 
     def inverse(self, z, context=None):
         if z.dim() != 4 or z.shape[1] % 4:
             raise ValueError(f"un-squeezing takes (B, 4 C, H, W), got {tuple(z.shape)}")
+        B, C, H, W = z.shape
         if self.order == "checkerboard":
             top_left, bottom_right, top_right, bottom_left = z.chunk(4, dim=1)
-            z = torch.stack([top_left, top_right, bottom_left, bottom_right], dim=2).flatten(1, 2)
-        return F.pixel_shuffle(z, 2), z.new_zeros(len(z))
+            z = torch.stack([top_left, top_right, bottom_left, bottom_right], dim=2)
+        blocks = z.reshape(B, C // 4, 2, 2, H, W).permute(0, 1, 4, 2, 5, 3)
+        return blocks.reshape(B, C // 4, 2 * H, 2 * W), z.new_zeros(B)
