@@ -144,33 +144,27 @@ class Flow(nn.Module):
 
     def check_context(self, context, rows: int, values: bool = True) -> Tensor | None:
         """The context as the layers take it, (rows, context_features), or a ValueError."""
-        if context is None and not self.context_features:
+        n, classes, given = self.context_features, self.classes, "none"
+        if context is None and not n:
             return None
-        given = "none"
+        takes = f"a context of shape ({rows}, {n})" if n else "no context"
+        if classes:
+            takes = f"labels 0 ... {n - 1} as context, integers of shape ({rows},) or one for all"
         if context is not None:
             context = as_tensor(context, "context").to(self._like().device)
             given = f"{tuple(context.shape)} of {context.dtype}"
-            if self.classes and context.dim() < 2 and not context.is_floating_point():
-                context = self._one_hot(context, rows, values)
-        if context is None or context.shape != (rows, self.context_features):
-            expected = f"a context of shape {(rows, self.context_features)}"
-            if self.classes:
-                expected = f"labels as context, integers of shape ({rows},) or one for all"
-            elif not self.context_features:
-                expected = "no context"
-            raise ValueError(f"this flow takes {expected}, got {given}")
+            if classes and context.dim() < 2 and not context.is_floating_point():
+                if values and not holds(((context >= 0) & (context < n)).all()):
+                    given = f"{context.min()} ... {context.max()}"
+                    raise ValueError(f"this flow takes {takes}, got {given}")
+                context = context if context.dim() else context.expand(rows)
+                context = context[:, None] == torch.arange(n, device=context.device)
+        if context is None or context.shape != (rows, n):
+            raise ValueError(f"this flow takes {takes}, got {given}")
         context = context.to(self._like())
         if values:
             _check_values(context, "rows of the context")
         return context
-
-    def _one_hot(self, labels, rows, values):
-        """Labels (B,), or one for all rows, as rows of 0 and 1, (B, classes)."""
-        if values and not holds(((labels >= 0) & (labels < self.classes)).all()):
-            given = f"got {labels.min()} ... {labels.max()}"
-            raise ValueError(f"this flow takes labels 0 ... {self.classes - 1} as context, {given}")
-        labels = labels if labels.dim() else labels.expand(rows)
-        return labels[:, None] == torch.arange(self.classes, device=labels.device)
 
     def _fit(self, values, shape, what, context):
         """Values and context as tensors in this flow's dtype, on its device; not a look at them."""
@@ -209,9 +203,8 @@ def _check_values(values, what):
     if not holds(usable.all()):
         kind = "numbers too large to square" if values.isfinite().all() else "NaN or infinity"
         bad = (~usable).nonzero()[:, 0].tolist()
-        raise ValueError(
-            f"{len(bad)} of {len(values)} {what} hold {kind}, the first in row {bad[0]}"
-        )
+        which = f"{len(bad)} of {len(values)} {what}"
+        raise ValueError(f"{which} hold {kind}, the first in row {bad[0]}")
 
 
 class MultiScale(Bijection):

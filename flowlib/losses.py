@@ -34,9 +34,7 @@ def bits_per_dim(log_prob: Tensor | float, shape: tuple[int, ...]) -> Tensor | f
 
 
 @torch.no_grad()
-def importance_bits_per_dim(
-    flow: Flow, images, k: int, context=None, seed: Seed = None
-) -> Tensor:
+def importance_bits_per_dim(flow: Flow, images, k: int, context=None, seed: Seed = None) -> Tensor:
     """The bound from k draws of the noise, averaged as probabilities: uint8 (B, C, H, W) -> (B,).
 
     log P(x) >= E log 1/k sum_i p(x, u_i), which grows with k (arXiv 1509.00519, theorem 1).

@@ -149,7 +149,10 @@ def realnvp_image(
     C, H, W = shape
     context = classes or context_features
     boards = lambda n: [checkerboard(H, W, i % 2 == 1) for i in range(n)]  # noqa: E731
-    noise = [_image_coupling(C, mask, width // 2, 2, context_channels=C) for mask in boards(dequant_couplings)]
+    noise = [
+        _image_coupling(C, mask, width // 2, 2, context_channels=C)
+        for mask in boards(dequant_couplings)
+    ]
     shaped = Chain(Logit(0.0), *noise, Inverse(Logit(0.0)))
     dequantize = VariationalDequantize(shaped, bits) if noise else Dequantize(bits)
     levels = []

@@ -104,15 +104,13 @@ class ConvResNet(nn.Module):
         nn.init.zeros_(self.conv_out[-1].bias)
         self.film = None
         if context_features:
-            self.film = nn.Linear(context_features, 2 * width * (blocks + 1))
-            nn.init.zeros_(self.film.weight)
-            nn.init.zeros_(self.film.bias)
+            self.film = MLP(0, 2 * width * (blocks + 1), (), context_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         films = [None] * len(self.skips)
         if self.film is not None:
-            films = self.film(context)[:, :, None, None].chunk(len(self.skips), dim=1)
-            context = None
+            film = self.film(x[:, :0].flatten(1), context)[:, :, None, None]
+            films, context = film.chunk(len(self.skips), dim=1), None
         enter = self.normalise, self.conv_in, self.skips[0]
         x, total = self.enter(*enter, x, context, self.checkerboard)
         for block, skip, film in zip(self.blocks, self.skips[1:], films):

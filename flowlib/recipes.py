@@ -1,5 +1,6 @@
 """Recipes: a model, its data and its training, by name; and how the trained flow is scored."""
 
+import itertools
 import re
 from dataclasses import dataclass, field, replace
 
@@ -166,13 +167,12 @@ def score(flow: Flow, examples, *, draws=1, limit=None, seed=1, progress=False) 
             x = examples.sample(20_000, seed=seed)
             values = examples.log_prob(x) - flow.log_prob(x.to(device)).cpu()
         else:
-            pieces = torch.arange(len(examples.test[:limit])).split(500)
-            labels, bits = examples.test_labels, losses.importance_bits_per_dim
-            values = []
-            for rows in tqdm(pieces, disable=not progress, leave=False):
-                context = labels[rows] if flow.context_features and labels is not None else None
-                values.append(bits(flow, examples.test[rows], draws, context, rng).cpu())
-            values = torch.cat(values)
+            images, contexts = examples.test[:limit].split(500), itertools.repeat(None)
+            if flow.context_features and examples.test_labels is not None:
+                contexts = examples.test_labels[:limit].split(500)
+            batches = tqdm([*zip(images, contexts)], disable=not progress, leave=False)
+            bits = losses.importance_bits_per_dim
+            values = torch.cat([bits(flow, x, draws, y, rng).cpu() for x, y in batches])
     deviation, mean = torch.std_mean(values.double())
     mean, error = round(mean.item(), 4), round(deviation.item() / len(values) ** 0.5, 4)
     if isinstance(examples, data.Density):
