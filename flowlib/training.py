@@ -225,9 +225,10 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
 
     lr, schedule = settings.lr, SCHEDULES[settings.schedule]
     gpu = world.device.type == "cuda"
-    groups = _groups(flow, settings.weight_decay)
     rate = torch.tensor(lr, device=world.device) if gpu else lr
-    optimizer = torch.optim.Adam(groups, rate, settings.betas, fused=True, capturable=gpu)
+    adam = {"betas": settings.betas, "weight_decay": settings.weight_decay, "fused": True}
+    groups = _groups(flow, settings.weight_decay)
+    optimizer = torch.optim.Adam(groups, rate, **adam, capturable=gpu)
     history, losses = History(), []
     guard = _DivergenceGuard(flow, lr)
     guard.check(history)
@@ -485,8 +486,7 @@ def _groups(flow, weight_decay):
         (decays if decaying else others).append(parameter)
     if weight_decay and not decays:
         raise ValueError("weight_decay applies to weight-normed layers, and this flow has none")
-    groups = {"params": others}, {"params": decays, "weight_decay": weight_decay}
-    return groups[: 1 + bool(decays)]
+    return [{"params": others, "weight_decay": 0.0}, {"params": decays}][: 1 + bool(decays)]
 
 
 def _may_draw(flow):
