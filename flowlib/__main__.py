@@ -2,6 +2,7 @@
 
   python -m flowlib train mnist_small                       into runs/mnist_small
   python -m flowlib train mnist_small --resume              go on, bit-exact on the CPU
+  python -m flowlib train cifar10 --seconds 480             as much as eight minutes allow
   python -m flowlib train celeba --size 32 --epochs 50 --lr 3e-4 --seed 0
   python -m flowlib evaluate runs/celeba                    bits per dimension on the test images
   python -m flowlib sample runs/celeba -n 36 -o samples.png

@@ -136,6 +136,7 @@ def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(resu
         "celeba_32",
         "celeba_32_5bit",
         "mnist_variational",
+        "mnist_conditional",
     }  # hours, or data that few have
     assert set(recipes.RECIPES) - families == {"tiny", *on_request}
     assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)
