@@ -172,8 +172,9 @@ def warm(args):
         model, images, settings = settings_of(names[0], args)
         fit(model, images, steps=1, **settings)
         return say(f"warm: {names[0]}")
-    command = [sys.executable, __file__, "warm", *["--tiny"] * args.tiny]
-    return max(child.wait() for child in [subprocess.Popen([*command, n]) for n in names])
+    flags = ["--tiny"] if args.tiny else []
+    commands = [[sys.executable, __file__, "warm", name, *flags] for name in names]
+    return max(child.wait() for child in list(map(subprocess.Popen, commands)))
 
 
 def bench(args):
