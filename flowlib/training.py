@@ -318,18 +318,16 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
                 history.snapshots.append(Snapshot(step, kept))
             seen = max(seen, passed)
             if due:
-                since, first = time.perf_counter(), [0, *(e["step"] for e in history.evaluations)]
-                evaluated, nats = result(step), {"loss": fmean(history.loss[first[-1] :])}
+                since, ends = time.perf_counter(), [0, *(e["step"] for e in history.evaluations)]
+                evaluated, nats = result(step), {"loss": fmean(history.loss[ends[-1] :])}
                 if settings.validation:
                     rows = map(share, watched(batches.held_out(), "validation"))
                     nats["validation_loss"] = _mean_nll(evaluated, rows)
-                metrics = {"step": step, "evaluation": len(first), **nats}
+                metrics = {"step": step, "evaluation": len(ends), **nats}
                 for name, loss in nats.items() if flow.dequantize else []:
                     metrics[name.replace("loss", "bits_per_dim")] = bits_per_dim(-loss, flow.shape)
-                metrics |= {
-                    "lr": lr * schedule(step - 1, steps),
-                    "seconds": round(history.seconds, 2),
-                }
+                metrics["lr"] = lr * schedule(step - 1, steps)
+                metrics["seconds"] = round(history.seconds, 2)
                 history.evaluations.append(metrics)
                 validation = nats.get("validation_loss", math.inf)
                 better, lowest = validation < lowest, min(lowest, validation)
