@@ -204,7 +204,7 @@ def test_labels_of_an_image_set_are_its_context():
         (labelled().train, torch.eye(3)[LABELS]),
     ]:
         flow = small_flow()
-        runs.append((quick_fit(flow, images, context=context, validation=12).loss, flow))
+        runs.append((quick_fit(flow, images, context=context).loss, flow))
     for loss, flow in runs[1:]:
         assert loss == runs[0][0]
         assert_close(flow.log_prob(integers(), 1, 0), runs[0][1].log_prob(integers(), 1, 0), 0)
@@ -215,7 +215,7 @@ def test_labels_stay_with_their_images_shuffled_mirrored_and_held_out():
     examples = data.ImageSet("mine", images, LABELS.byte(), None, None)
     batches = make_batches(small_flow(), examples, "labels", 10, 7, True, seed=0)
     seen = [*map(batches, range(12)), *batches.held_out()]
-    assert sum(len(x) for x, _, _ in seen) == 2 * 50 + 7
+    assert sum(len(x) for x, _, _ in seen) == 12 * 10 + 7
     for x, context, _ in seen:
         assert torch.equal(context.argmax(1), x[:, 0, 0, 0].long() % 3)
         assert torch.equal(context.sum(1), torch.ones(len(x)))
@@ -244,14 +244,14 @@ def test_a_run_keeps_samples_resumes_exactly_and_loads(name, tmp_path, monkeypat
     def train(folder, **more):
         flow = small_flow(name)
         context = context_of(flow, 60)
-        settings = {"context": context, "epochs": 3, "validation": 10, "ema": 0.8, "lr": 1e-2}
+        settings = {"context": context, "epochs": 2, "validation": 10, "lr": 1e-2}
         return flow, quick_fit(flow, integers(60), run=folder, **settings, **more)
 
     whole, history = train(tmp_path / "whole")
     step, calls = torch.optim.Adam.step, iter(range(100))
 
     def interrupted(self):
-        if next(calls) == 8:
+        if next(calls) == 7:
             raise KeyboardInterrupt
         return step(self)
 
@@ -261,10 +261,11 @@ def test_a_run_keeps_samples_resumes_exactly_and_loads(name, tmp_path, monkeypat
     resumed, again = train(tmp_path / "cut", resume=True)
     assert again.loss == history.loss
     x, context = integers(), context_of(whole)
-    for flow in (resumed, checkpoints.load(tmp_path / "whole"), checkpoints.load(tmp_path / "cut")):
+    loaded = [checkpoints.load(tmp_path / run / "last.safetensors") for run in ("whole", "cut")]
+    for flow in (resumed, *loaded):
         assert torch.equal(flow.log_prob(x, context, 0), whole.log_prob(x, context, 0))
     grids = sorted((tmp_path / "whole" / "samples").iterdir())
-    assert [Image.open(grid).size for grid in grids] == [(6 * 5 + 1, 6 * 5 + 1)] * 3
+    assert [Image.open(grid).size for grid in grids] == [(6 * 5 + 1, 6 * 5 + 1)] * 2
 
 
 def test_flows_without_a_context_are_what_they_were():
@@ -282,10 +283,9 @@ def test_a_short_training_tells_digits_apart_by_bayes_rule():
     images = torch.from_numpy(digits.images).mul(15).byte()[:, None]
     labels = torch.from_numpy(digits.target)
     torch.manual_seed(0)
-    flow = models.realnvp_image((1, 8, 8), 2, width=8, blocks=1, doubling=False, classes=10)
+    flow = models.realnvp_image((1, 8, 8), 1, width=8, blocks=1, classes=10, context_base=True)
     examples = data.ImageSet("8 x 8", images[:1500], labels[:1500], images[1500:], labels[1500:])
-    settings = {"steps": 250, "batch_size": 64, "lr": 6e-3, "ema": 0.98, "context": "labels"}
-    quick_fit(flow, examples, **settings)
+    quick_fit(flow, examples, steps=100, batch_size=64, lr=1e-2, context="labels")
     with torch.no_grad():
         under = [flow.log_prob(examples.test, label, seed=0) for label in range(10)]
     log_p = torch.stack(under, dim=1)
@@ -318,10 +318,10 @@ def test_the_bound_of_several_draws_takes_the_context():
 def test_a_conditional_flow_of_images_is_examined(name):
     flow, x = small_flow(name), integers(64)
     context = context_of(flow, 64)
-    quick_fit(flow, x, context=context, steps=30, batch_size=32)
+    quick_fit(flow, x, context=context, steps=10, batch_size=32)
     report = check_flow(flow, x, context=context, loss=losses.nll)
     assert report.ok, report
-    assert "context" in [row.name for row in report.rows]
+    assert "context" in [row.check for row in report.rows]
 
 
 def test_a_flow_that_forgets_its_context_is_found():
