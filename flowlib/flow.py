@@ -42,9 +42,7 @@ class Flow(nn.Module):
     torch.Size([16])
     """
 
-    def __init__(
-        self, bijection: nn.Module, shape: tuple[int, ...], context_features=0, classes: int = 0
-    ):
+    def __init__(self, bijection: nn.Module, shape: tuple, context_features=0, classes: int = 0):
         super().__init__()
         if classes and context_features:
             raise ValueError("the context is labels or vectors: give classes or context_features")

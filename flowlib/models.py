@@ -131,7 +131,7 @@ def realnvp_image(
     bits: int = 8,
     classes: int = 0,
     context_features: int = 0,
-    context_base: bool = False,
+    context_base: bool = True,
 ) -> Flow:
     """Real NVP for images, as in the paper's section 3.6 and the authors' code.
 
@@ -140,8 +140,8 @@ def realnvp_image(
     factored out. The last: four checkerboard couplings. `width` features per convolution; with
     `doubling` twice as many from the channel couplings on, and again at each scale;
     `dequant_couplings` that shape the noise of the dequantisation. With `classes` a density
-    p(x | label), with `context_features` p(x | vector), see `Flow`; with `context_base` latents are
-    also shifted and scaled by the context in the end.
+    p(x | label), with `context_features` p(x | vector), see `Flow`; the context enters every
+    network, and with `context_base` also as a learned mean and scale of all latents.
     >>> flow = realnvp_image((1, 8, 8), scales=2, width=4, blocks=1, classes=10).eval()
     >>> flow.sample(3, context=7).shape
     torch.Size([3, 1, 8, 8])
@@ -149,10 +149,7 @@ def realnvp_image(
     C, H, W = shape
     context = classes or context_features
     boards = lambda n: [checkerboard(H, W, i % 2 == 1) for i in range(n)]  # noqa: E731
-    noise = [
-        _image_coupling(C, mask, width // 2, 2, context_channels=C)
-        for mask in boards(dequant_couplings)
-    ]
+    noise = [_image_coupling(C, mask, width // 2, 2, C) for mask in boards(dequant_couplings)]
     shaped = Chain(Logit(0.0), *noise, Inverse(Logit(0.0)))
     dequantize = VariationalDequantize(shaped, bits) if noise else Dequantize(bits)
     levels = []
@@ -165,9 +162,8 @@ def realnvp_image(
         C, H, W = 2 * C, H // 2, W // 2
     levels.append(Chain(*_couplings(C, boards(4), width, blocks, batch_norm, context)))
     layers = [dequantize, Logit(), MultiScale(shape, *levels)]
-    if context_base:
-        D = math.prod(shape)
-        nothing_passes = torch.zeros(D, dtype=torch.bool)
+    if context and context_base:
+        nothing_passes = torch.zeros(D := math.prod(shape), dtype=torch.bool)
         layers.append(AffineCoupling(nothing_passes, MLP(0, 2 * D, (), context)))
     return Flow(Chain(*layers), shape, context_features, classes)
 
@@ -176,16 +172,17 @@ def _couplings(C, masks, width, blocks, batch_norm, context):
     """One coupling per mask, each followed by batch norm on what it changed."""
     layers = []
     for mask in masks:
-        layers.append(_image_coupling(C, mask, width, blocks, context_features=context))
+        layers.append(_image_coupling(C, mask, width, blocks, 0, context))
         layers += [BatchNorm(C, mask)] if batch_norm else []
     return layers
 
 
-def _image_coupling(C, mask, width, blocks, **context):
+def _image_coupling(C, mask, width, blocks, context_channels, context=0):
     """An affine coupling of C channels with a ConvResNet."""
     board = mask.dim() == 2
     n_in, n_out = (C + 1, 2 * C) if board else (int(mask.sum()), 2 * int((~mask).sum()))
-    return AffineCoupling(mask, ConvResNet(n_in, n_out, width, blocks, board, **context))
+    network = ConvResNet(n_in, n_out, width, blocks, board, context_channels, context)
+    return AffineCoupling(mask, network)
 
 
 def _choose(what, name, options):
