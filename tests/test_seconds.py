@@ -115,3 +115,10 @@ def test_snapshots_are_spread_over_the_time(monkeypatch):
     Clock(monkeypatch)
     history = train(data.TwoMoons(), seconds=40, snapshots=5)
     assert [snapshot.step for snapshot in history.snapshots] == [0, 10, 20, 30, 40]
+
+
+def test_several_processes_are_refused(monkeypatch):
+    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    monkeypatch.setattr("accelerate.PartialState", lambda **given: two)
+    with pytest.raises(ValueError, match="several processes have several clocks"):
+        train(seconds=10)
