@@ -2,8 +2,11 @@
 take one to train.
 
 python benchmarks/gpu.py check     captured steps against eager ones, a resumed run, devices
-python benchmarks/gpu.py bench     images/s of training: eager, as a CUDA graph, with compiled
-                                   blocks; and which kernels the time goes to
+python benchmarks/gpu.py warm cifar10 "doubled compiled"
+                                   compile what these rows of the bench need, all at once
+python benchmarks/gpu.py bench cifar10 "doubled compiled" --seconds 110
+                                   images/s of training: eager, as a CUDA graph, with compiled
+                                   parts; and which kernels the time goes to. No row begins later
 python benchmarks/gpu.py train celeba_32 celeba_32_5bit --seconds 200
                                    train flows within so many seconds, all of them together, for
                                    equally many steps; score them and draw from them
@@ -20,6 +23,7 @@ import json
 import logging
 import math
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,7 +49,8 @@ DEVICE = "cuda" if CUDA else "cpu"
 FLAT = {"doubling": False, "dequant_couplings": 4}
 DOUBLED = {"shape": (3, 32, 32), "scales": 2, "width": 64, "blocks": 8}
 CIFAR10 = {**DOUBLED, **FLAT}
-DIGITS = {"shape": (1, 28, 28), "scales": 2, "width": 48, "blocks": 4, **FLAT}
+DIGITS = {"shape": (1, 28, 28), "scales": 2, "width": 64, "blocks": 2, **FLAT}
+LABELLED = {**DIGITS, "classes": 10}
 FACES = {"shape": (3, 64, 64), "scales": 5, "width": 48, "blocks": 2, **FLAT}
 FACES_32 = {"shape": (3, 32, 32), "scales": 4, "width": 48, "blocks": 2, **FLAT}
 SHARED = {"batch_size": 64, "clip": 500.0, "ema": 0.999, "evaluations": 8, "keep_best": True}
@@ -58,20 +63,29 @@ ON_CIFAR10 = {
 TRAININGS = {  # image set, size and bits; model; training
     "cifar10": ("cifar10", None, 8, CIFAR10, ON_CIFAR10),
     "mnist_variational": ("mnist", None, 8, DIGITS, ON_DIGITS),
+    "mnist_conditional": ("mnist", None, 8, LABELLED, {**ON_DIGITS, "context": "labels"}),
     "celeba": ("celeba", 64, 8, FACES, ON_FACES),
     "celeba_32": ("celeba", 32, 8, FACES_32, ON_FACES),
     "celeba_32_5bit": ("celeba", 32, 5, {**FACES_32, "bits": 5}, ON_FACES),
 }
-BENCHES = {  # model, batch
-    "cifar10": (CIFAR10, 256, ["eager", "graph", "compiled"]),
-    "mnist_variational": (DIGITS, 64, ["eager", "compiled"]),
-    "celeba": (FACES, 64, ["compiled"]),
-    "cifar10 again": (CIFAR10, 256, ["channels-last"]),
-    "doubled": (DOUBLED, 256, ["compiled"]),
+ROWS = {  # model, batch, mode
+    "cifar10 eager": (CIFAR10, 256, "eager"),
+    "cifar10 graph": (CIFAR10, 256, "graph"),
+    "cifar10 compiled": (CIFAR10, 256, "compiled"),
+    "cifar10 blocks": (CIFAR10, 256, "blocks"),
+    "doubled compiled": (DOUBLED, 256, "compiled"),
+    "cifar10_64 eager": (CIFAR10, 64, "eager"),
+    "cifar10_64 compiled": (CIFAR10, 64, "compiled"),
+    "mnist_variational eager": (DIGITS, 64, "eager"),
+    "mnist_variational compiled": (DIGITS, 64, "compiled"),
+    "doubled eager": (DOUBLED, 256, "eager"),
+    "celeba compiled": (FACES, 64, "compiled"),
+    "cifar10 channels-last": (CIFAR10, 256, "channels-last"),
 }
 MODES = {  # what of flowlib.graphs is left out
     "eager": {"captured": lambda update, flow, batch, state: update},
-    "graph": {"compiled_blocks": lambda flow: contextlib.nullcontext()},
+    "graph": {"compiled_networks": lambda flow: contextlib.nullcontext()},
+    "blocks": {"PARTS": ("residual",)},
     "compiled": {},
     "channels-last": {},  # compiled, and the weights of convolutions laid out like the images
 }
@@ -134,34 +148,66 @@ def steps_per_second(model, images, steps, **settings):
     return (steps - 11) / (began[steps - 1] - began[10]), time.perf_counter() - began[steps - 1]
 
 
+def asked(row, name):
+    """Whether a row of the bench is meant: by its name, or by that of its model."""
+    return f"{row} ".startswith(f"{name} ")
+
+
+def asked_for(args):
+    return [row for row in ROWS if not args.names or any(asked(row, name) for name in args.names)]
+
+
+def settings_of(name, args):
+    """The model of a row, images like its own, and the settings of its training."""
+    model, batch, mode = ROWS[name]
+    model, batch = ({**model, **TINY}, 4) if args.tiny else (model, batch)
+    settings = {"batch_size": batch, "clip": 500.0, "lr": 1e-4, "mode": mode}
+    return model, images_like(model, 8 * batch), settings
+
+
+def warm(args):
+    """Fill the compiler's cache for the rows asked for, each in a process of its own."""
+    names = [name for name in asked_for(args) if ROWS[name][2] == "compiled"]
+    if len(names) == 1:
+        model, images, settings = settings_of(names[0], args)
+        fit(model, images, steps=1, **settings)
+        return say(f"warm: {names[0]}")
+    flags = ["--tiny"] if args.tiny else []
+    commands = [[sys.executable, __file__, "warm", name, *flags] for name in names]
+    return max(child.wait() for child in list(map(subprocess.Popen, commands)))
+
+
 def bench(args):
+    """The rows asked for, one after the other, while there is time."""
+    end = time.time() + args.seconds
     found = {"hardware": checkpoints.hardware(), "torch": torch.__version__}
     found |= {"date": str(datetime.date.today()), "training": {}}
-    for name, (model, batch, modes) in BENCHES.items():
-        if args.names and name not in args.names:
-            continue
-        for mode in modes:
-            model, batch = ({**model, **TINY}, 4) if args.tiny else (model, batch)
-            steps = 16 if args.tiny else {"eager": 25, "graph": 50}.get(mode, 80)
-            settings = {"batch_size": batch, "clip": 500.0, "lr": 1e-4, "mode": mode}
-            start, images = time.perf_counter(), images_like(model, 8 * batch)
+    for name in asked_for(args):
+        if time.time() > end:
+            break
+        start, (model, images, settings) = time.perf_counter(), settings_of(name, args)
+        batch = settings["batch_size"]
+        steps = 16 if args.tiny else {"eager": 25, "graph": 50}.get(settings["mode"], 80)
+        row = {"batch": batch}
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            rate, _ = steps_per_second(model, images, steps, **settings)
+            row["images_per_second"] = round(rate * batch, 1)
+            row["seconds"] = round(time.perf_counter() - start, 1)
             if CUDA:
-                torch.cuda.reset_peak_memory_stats()
-            try:
-                rate, _ = steps_per_second(model, images, steps, **settings)
-                row = {"images_per_second": round(rate * batch, 1), "batch": batch}
-                row["seconds"] = round(time.perf_counter() - start, 1)
-                if CUDA:
-                    row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-                flops = 3 * forward_flops(models.realnvp_image(**model).to(DEVICE), images[:1])
-                row["tflops"] = round(flops * rate * batch / 1e12, 2)
-                if (name, mode) == ("cifar10", "compiled"):
-                    found["kernels"] = kernels(model, images, **settings)
-            except Exception as error:
-                row = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
-            found["training"][f"{name} {mode}"] = row
-            say(f"bench {name} {mode}: {row}")
-            checkpoints.write(OUT / "bench.json", json.dumps(found, indent=1).encode())
+                row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+            flow = models.realnvp_image(**model).to(DEVICE)
+            row["parameters"] = sum(p.numel() for p in flow.parameters())
+            flops = 3 * forward_flops(flow, images[:1])
+            row["tflops"] = round(flops * rate * batch / 1e12, 2)
+            if name == args.profile:
+                found["kernels"] = kernels(model, images, **settings)
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {str(error)[:500]}"
+        found["training"][name] = row
+        say(f"bench {name}: {row}")
+        checkpoints.write(OUT / "bench.json", json.dumps(found, indent=1).encode())
     found["bfloat16_peak"] = peak(DEVICE, torch.bfloat16)
     checkpoints.write(OUT / "bench.json", json.dumps(found, indent=1).encode())
     say(f"peak: {found['bfloat16_peak'] / 1e12:.0f} TFLOP/s")
@@ -198,7 +244,7 @@ class Reporter:
     def write_state(self, tensors, numbers):
         pass
 
-    def record(self, flow, metrics, best):
+    def record(self, flow, metrics, best, *context):
         say(f"  {self.name} {'best' if best else ''}", json.dumps(metrics))
         if best:
             checkpoints.save(flow, OUT / f"{self.name}.safetensors", results=metrics, half=True)
@@ -277,10 +323,11 @@ def judge(name, flow, examples, bits, history, settings):
     flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
     found["share_of_bfloat16_peak"] = round(flops / peak(DEVICE, torch.bfloat16), 4)
     checkpoints.save(flow, path, seed=0, results=found, half=True)
-    grids = [
-        make_grid(flow.sample(36, temperature=t, seed=0).cpu() << (8 - bits), nrow=6, padding=1)
-        for t in (0.7, 1.0)
-    ]
+    context = torch.arange(36) % 10 if "context" in settings else None
+    grids = []
+    for t in (0.7, 1.0):
+        images = flow.sample(36, temperature=t, seed=0, context=context).cpu() << (8 - bits)
+        grids.append(make_grid(images, nrow=6, padding=1))
     save_image(torch.cat(grids, dim=2) / 255, OUT / f"{name}_samples.png")
     tight = recipes.score(flow, examples, draws=8)
     found["bits_per_dim_8_draws"] = tight["bits_per_dim"]
@@ -404,26 +451,29 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["check", "bench", "train"])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(TRAININGS)}")
-    parser.add_argument("--seconds", type=float, default=200, help="for all trainings together")
+    parser.add_argument("what", choices=["check", "warm", "bench", "train"])
+    parser.add_argument("names", nargs="*", help=f"{', '.join(TRAININGS)}; rows of bench by start")
+    parser.add_argument("--seconds", type=float, default=200, help="for all of it together")
     parser.add_argument("--until", type=float, help="seconds since 1970, in place of --seconds")
     parser.add_argument("--steps", type=int, help="in place of what the time allows")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--clip", type=float)
     parser.add_argument("--blocks", type=int)
+    parser.add_argument("--profile", default="cifar10 compiled", help="the row of bench to profile")
     parser.add_argument("--tiny", action="store_true", help="small models, few images")
     args = parser.parse_args()
-    if unknown := set(args.names) - set(TRAININGS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    known = TRAININGS if args.what == "train" else ROWS
+    if unknown := [name for name in args.names if not any(asked(row, name) for row in known)]:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     if args.until:
         args.seconds = args.until - time.time()
     OUT.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = True
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     say(args.what, *args.names, "on", checkpoints.hardware(), "with torch", torch.__version__)
-    sys.exit({"check": check, "bench": bench, "train": train}[args.what](args))
+    commands = {"check": check, "warm": warm, "bench": bench, "train": train}
+    sys.exit(commands[args.what](args))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python benchmarks/results.py                 train what is missing from data/pre
     in the plane) flowlib/pretrained, going on where a run was cut off: with a CUDA GPU every
     recipe, without one those that two cores can train
 python benchmarks/results.py moons           only these, even if they are there
+python benchmarks/results.py --seconds 480 cifar10    within so many seconds of training each
 python benchmarks/results.py --further mnist train a shipped flow once more from where its weights
     are: its optimiser's state is gone, so the learning rate warms up again; the card adds up both
     and counts the sittings
@@ -40,10 +41,10 @@ MOVIES = {
 }  # runs whose samples are shown as they change, and the name of the pictures
 
 
-def ship(name, further=False):
+def ship(name, further=False, **budget):
     """Train one recipe in runs/<name>, score it, and put it with its card where it is shipped.
 
-    `further` starts from the flow that is there.
+    `further` starts from the flow that is there; `budget`, as of `fit`, replaces the recipe's.
     """
     path = home(name) / f"{name}.safetensors"
     before = checkpoints.read_card(path)["results"] if further else {}
@@ -53,7 +54,7 @@ def ship(name, further=False):
         SEED + sitting - 1,
     )
     trained, examples, history = recipes.train(
-        name, start=path if further else None, seed=seed, run=run, resume=True
+        name, start=path if further else None, seed=seed, run=run, resume=True, **budget
     )
     if history.interrupted:
         raise SystemExit(130)
@@ -118,13 +119,14 @@ def image_results(name, flow, examples, history, run):
         ]
         - first
     )
-    seen = len(history.loss) * recipes.RECIPES[name].training["batch_size"]
+    settings = recipes.RECIPES[name].training
+    seen = len(history.loss) * settings["batch_size"]
     flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
     return {
         "bits_per_dim_first_100": recipes.score(flow, examples, limit=100)["bits_per_dim"],
         "bits_per_dim_first_1000": first,
         **bound(flow, examples),
-        "epochs": len(history.evaluations),
+        "epochs": round(seen / (len(examples.train) - settings.get("validation", 0)), 1),
         "images_seen": seen,
         "images_per_second": round(seen / history.seconds, 1),
         "share_of_bfloat16_peak": round(flops / peak(DEVICE, torch.bfloat16), 4),
@@ -158,8 +160,10 @@ def renew_bound(name):
 @torch.no_grad()
 def forward_flops(flow, image):
     """Floating-point operations of one image's way from data to latent, counted by torch."""
+    image, width = image.to(DEVICE), flow.context_features
+    context = torch.zeros(len(image), width, device=DEVICE) if width else None
     with FlopCounterMode(display=False) as counter:
-        flow(image.to(DEVICE))
+        flow(image, context)
     return counter.get_total_flops()
 
 
@@ -270,7 +274,9 @@ def main():
         "--bound", action="store_true", help="measure the bound from several draws anew"
     )
     parser.add_argument("--table", action="store_true", help="write the tables only")
+    parser.add_argument("--seconds", type=float, help="of training, in place of recipes' epochs")
     args = parser.parse_args()
+    budget = {"seconds": args.seconds} if args.seconds else {}
     if unknown := set(args.names) - set(recipes.RECIPES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if (args.further or args.bound) and not args.names:
@@ -281,7 +287,7 @@ def main():
         name for name in ON_CPU + (ON_GPU if DEVICE == "cuda" else []) if name not in cards()
     ]
     for name in [] if args.table else args.names or missing:
-        renew_bound(name) if args.bound else ship(name, args.further)
+        renew_bound(name) if args.bound else ship(name, args.further, **budget)
     readme = ROOT / "README.md"
     readme.write_text(with_tables(readme.read_text()))
 

@@ -2,6 +2,7 @@
 
   python -m flowlib train mnist_small                       into runs/mnist_small
   python -m flowlib train mnist_small --resume              go on, bit-exact on the CPU
+  python -m flowlib train cifar10 --seconds 480             as much as eight minutes allow
   python -m flowlib train celeba --size 32 --epochs 50 --lr 3e-4 --seed 0
   python -m flowlib evaluate runs/celeba                    bits per dimension on the test images
   python -m flowlib sample runs/celeba -n 36 -o samples.png
@@ -53,9 +54,9 @@ def evaluate(flow, draws=1, limit=None, standin=False):
     report(recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True), flow)
 
 
-def sample(flow, n=36, output=None, temperature=1.0, seed=0):
+def sample(flow, n=36, output=None, temperature=1.0, seed=0, label=None):
     model = load(flow)
-    drawn = model.sample(integer("n", n, at_least=1), temperature=temperature, seed=seed)
+    drawn = model.sample(integer("n", n, at_least=1), temperature, seed, label)
     if model.dequantize is not None:
         checkpoints.write_grid(drawn, output or "samples.png")
     else:
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("recipe", help="one of those above")
     t.add_argument("--epochs", type=int, help="passes over the data, instead of the recipe's")
     t.add_argument("--steps", type=int, help="updates, instead of the recipe's epochs")
+    t.add_argument("--seconds", type=float, help="of training, instead of the recipe's epochs")
     t.add_argument("--size", type=int, help="of faces: 64 or 32 pixels")
     t.add_argument("--batch-size", type=int, help="rows per update, over all processes together")
     t.add_argument("--lr", type=float, help="Adam's learning rate")
@@ -111,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument("-o", "--output", metavar="FILE", help="samples.png, or samples.csv for points")
     s.add_argument("--temperature", type=float, help="below 1: nearer to what is likely (1.0)")
     s.add_argument("--seed", type=int, help="the same seed gives the same samples (0)")
+    s.add_argument("--label", type=int, help="the class, for a flow that takes labels as context")
     for command in (t, e):
         command.add_argument("--limit", type=int, help="only the first so many images")
         command.add_argument("--standin", action="store_true", help="other images may stand in")

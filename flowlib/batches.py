@@ -22,6 +22,11 @@ def make_batches(flow, data, context, batch_size, validation, flip, seed):
         raise ValueError(f"flip mirrors images (C, H, W), not data of shape {tuple(flow.shape)}")
     # torchvision's image sets have a flag `train`, the tables of pandas a method `sample`
     rows = data.train if torch.is_tensor(getattr(data, "train", None)) else data
+    if isinstance(context, str):
+        labels = getattr(data, "train_labels", None)
+        if context != "labels" or labels is None:
+            raise ValueError(f"context='labels' is for image sets with labels, got {context!r}")
+        context = labels
     if hasattr(rows, "__array__") or isinstance(rows, (list, tuple)):
         rows, context = flow.as_input(rows, context)
         if validation >= len(rows):
@@ -43,7 +48,7 @@ def make_batches(flow, data, context, batch_size, validation, flip, seed):
 class DensityStream:
     """New points at every step; many batches are drawn in one call, whose overhead dominates."""
 
-    rows = None
+    rows = context = None
 
     def __init__(self, flow, density, batch_size, seed):
         self.flow, self.density, self.batch_size, self.seed = flow, density, batch_size, seed
@@ -117,11 +122,11 @@ class TensorStream:
 
 
 def about(data, batches):
-    """What a run's folder remembers of the data: name, number, and a trace of what they hold."""
+    """What a run's folder remembers of the data: their name and number."""
     name = getattr(data, "name", None) or type(data).__name__
     if batches.rows is None and type(data).__repr__ is not object.__repr__:
         name = repr(data)
-    return {"data": str(name), "rows": batches.rows, "data_fingerprint": batches.fingerprint()}
+    return {"data": str(name), "rows": batches.rows}
 
 
 def draw(density, n, rng):

@@ -12,17 +12,8 @@ from torch import Tensor, nn
 
 from .common import integer
 
-__all__ = [
-    "Bijection",
-    "Chain",
-    "Inverse",
-    "Logit",
-    "Flatten",
-    "SoftLog",
-    "Diagonal",
-    "Permute",
-    "Squeeze",
-]
+__all__ = ["Bijection", "Chain", "Inverse"]
+__all__ += ["Logit", "Flatten", "SoftLog", "Diagonal", "Permute", "Squeeze"]
 
 
 class Bijection(nn.Module):

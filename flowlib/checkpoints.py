@@ -201,15 +201,18 @@ class Run:
             write(path, b"".join(map(to_json, metrics)))
         return metrics
 
-    def record(self, flow: Flow, metrics: dict, best: bool) -> None:
-        """Add a line of metrics, a grid of samples (of images), and the checkpoints."""
+    def record(self, flow: Flow, metrics: dict, best: bool, context=None) -> None:
+        """Add a line of metrics, a grid of samples (of images, under the first rows of the data's
+        context, if there is one), and the checkpoints."""
         if not self.main:
             return
         path = self.folder / "metrics.jsonl"
         write(path, (path.read_bytes() if path.exists() else b"") + to_json(metrics))
         if flow.dequantize is not None:
             grid = self.folder / "samples" / f"{metrics['step']:07d}.png"
-            write_grid(flow.sample(36, seed=0), grid)
+            context = None if context is None else context[:36]
+            n = 36 if context is None else len(context)
+            write_grid(flow.sample(n, seed=0, context=context), grid)
         for name in ["last", "best"] if best else ["last"]:
             path = self.folder / f"{name}.safetensors"
             save(flow, path, seed=self.config["seed"], results=metrics)

@@ -27,13 +27,10 @@ class Coupling(Bijection):
         super().__init__()
         if not torch.is_tensor(mask) or mask.dtype != torch.bool or mask.dim() not in (1, 2):
             got = f"{mask.dtype} {tuple(mask.shape)}" if torch.is_tensor(mask) else repr(mask)
-            raise ValueError(
-                f"a coupling mask must be a boolean vector or a boolean board, got {got}"
-            )
+            raise ValueError(f"a coupling mask must be a boolean vector or board, got {got}")
         if mask.all():
-            raise ValueError(
-                f"this mask leaves nothing to transform: all {mask.numel()} dimensions pass"
-            )
+            all_pass = f"all {mask.numel()} dimensions pass"
+            raise ValueError(f"this mask leaves nothing to transform: {all_pass}")
         self.network = network
         self.register_buffer("mask", mask)
         self.checkerboard = mask.dim() == 2
@@ -76,10 +73,8 @@ class Coupling(Bijection):
         width = x_a.shape[1] - 1 if self.checkerboard else len(self.mask) - x_a.shape[1]
         expected = (self.parameters_per_dim * width, *x_a.shape[2:])
         if out.shape[1:] != expected:
-            what = ", ".join(map(str, ("B", *expected)))
-            raise ValueError(
-                f"this coupling's network must return ({what}), got {tuple(out.shape)}"
-            )
+            what = f"({', '.join(map(str, ('B', *expected)))})"
+            raise ValueError(f"this coupling's network must return {what}, got {tuple(out.shape)}")
         return torch.where(self.mask, 0, out) if self.checkerboard else out
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

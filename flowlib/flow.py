@@ -26,9 +26,11 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
 class Flow(nn.Module):
     """A density p(x) = N(f(x); 0, I) |det df/dx| over data of one shape (Real NVP, equations 2, 3).
 
-    `bijection` maps data to latents (B, D); `shape` is that of one data point, (2,) say;
-    `context_features` the width of the context of a conditional density p(x | context). A flow that
-    begins with `Dequantize` takes and gives uint8: `log_prob` is a lower bound of log P(x).
+    `bijection` maps data to latents (B, D); `shape` is that of one data point, (2,) say. A flow
+    that begins with `Dequantize` takes and gives uint8: `log_prob` is a lower bound of log P(x).
+    Conditional densities p(x | context) have a context of vectors (B, context_features), or with
+    `classes` of labels, integers 0 ... classes - 1, (B,) or one for all rows; the layers see them
+    as one-hot rows (B, classes), which may be given as well.
 
     Every method takes arrays and tensors of any floating-point dtype, on any device, and raises
     ValueError for a wrong shape, floats in place of uint8 or uint8 in place of floats, a context
@@ -40,11 +42,12 @@ class Flow(nn.Module):
     torch.Size([16])
     """
 
-    def __init__(self, bijection: nn.Module, shape: tuple[int, ...], context_features: int = 0):
+    def __init__(self, bijection: nn.Module, shape: tuple, context_features=0, classes: int = 0):
         super().__init__()
-        self.bijection = bijection
-        self.shape = torch.Size(shape)
-        self.context_features = context_features
+        if classes and context_features:
+            raise ValueError("the context is labels or vectors: give classes or context_features")
+        self.bijection, self.shape, self.classes = bijection, torch.Size(shape), classes
+        self.context_features = classes or context_features
         if any(isinstance(m, Dequantize) and m is not self.dequantize for m in bijection.modules()):
             raise ValueError("Dequantize is only ever the first layer of a flow")
 
@@ -90,8 +93,9 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, seed: Seed = None, context=None) -> Tensor:
-        """Draw n points, (n, *shape); with a context (n, C), one for each of its rows. Below a
-        `temperature` (the base's deviation) of 1, samples crowd towards the likely."""
+        """Draw n points, (n, *shape); with a context of n rows, one for each; with one label, all
+        of that class. Below a `temperature` (the base's deviation) of 1, samples crowd towards the
+        likely."""
         integer("n", n, at_least=0)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
@@ -118,7 +122,7 @@ class Flow(nn.Module):
         return states
 
     def distribution(self, context=None) -> "FlowDistribution":
-        """This flow as a `torch.distributions.Distribution`; context: one row, (C,)."""
+        """This flow as a `torch.distributions.Distribution`; context: one row or label."""
         if self.dequantize is not None:
             raise ValueError("a flow that begins with Dequantize gives integers: it is no density")
         context = None if context is None else as_tensor(context, "context")[None]
@@ -126,7 +130,7 @@ class Flow(nn.Module):
 
     def as_input(self, x, context=None) -> tuple[Tensor, Tensor | None]:
         """x and context as tensors of this flow's dtype and device, checked as by `log_prob`."""
-        x, context = self._fit(x, self.shape, "data", context)
+        x, _ = self._fit(x, self.shape, "data", context)
         if len(x) == 0:
             raise ValueError(f"the batch is empty: got data of shape {tuple(x.shape)}")
         if self.dequantize is None:
@@ -137,14 +141,25 @@ class Flow(nn.Module):
         return x, self.check_context(context, len(x))
 
     def check_context(self, context, rows: int, values: bool = True) -> Tensor | None:
-        """The context as this flow takes it, (rows, context_features), or a ValueError."""
-        if context is None and not self.context_features:
+        """The context as the layers take it, (rows, context_features), or a ValueError."""
+        n, classes, given = self.context_features, self.classes, "none"
+        if context is None and not n:
             return None
-        context = None if context is None else as_tensor(context, "context").to(self._like())
-        given = "none" if context is None else tuple(context.shape)
-        if given != (shape := (rows, self.context_features)):
-            expected = f"a context of shape {shape}" if self.context_features else "no context"
-            raise ValueError(f"this flow takes {expected}, got {given}")
+        takes = f"a context of shape ({rows}, {n})" if n else "no context"
+        if classes:
+            takes = f"labels 0 ... {n - 1} as context, integers of shape ({rows},) or one for all"
+        if context is not None:
+            context = as_tensor(context, "context").to(self._like().device)
+            given = f"{tuple(context.shape)} of {context.dtype}"
+            if classes and context.dim() < 2 and not context.is_floating_point():
+                if values and not holds(((context >= 0) & (context < n)).all()):
+                    given = f"{context.min()} ... {context.max()}"
+                    raise ValueError(f"this flow takes {takes}, got {given}")
+                context = context if context.dim() else context.expand(rows)
+                context = context[:, None] == torch.arange(n, device=context.device)
+        if context is None or context.shape != (rows, n):
+            raise ValueError(f"this flow takes {takes}, got {given}")
+        context = context.to(self._like())
         if values:
             _check_values(context, "rows of the context")
         return context
@@ -186,9 +201,8 @@ def _check_values(values, what):
     if not holds(usable.all()):
         kind = "numbers too large to square" if values.isfinite().all() else "NaN or infinity"
         bad = (~usable).nonzero()[:, 0].tolist()
-        raise ValueError(
-            f"{len(bad)} of {len(values)} {what} hold {kind}, the first in row {bad[0]}"
-        )
+        which = f"{len(bad)} of {len(values)} {what}"
+        raise ValueError(f"{which} hold {kind}, the first in row {bad[0]}")
 
 
 class MultiScale(Bijection):

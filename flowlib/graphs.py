@@ -1,44 +1,59 @@
-"""Training at a GPU's pace: residual blocks that are compiled once for all couplings, and a whole
-step as one CUDA graph.
+"""Training at a GPU's pace: networks that are compiled once for all couplings, and a whole step as
+one CUDA graph.
 
 A step of an image flow is some ten thousand small kernels, and Python launches them more slowly
-than a GPU runs them. Compiled, the normalisations, ReLUs and sums of a residual block are few
-kernels; and a CUDA graph, recorded once, launches a step's forward and backward pass, clipping,
-Adam and the average of the weights in a single call.
+than a GPU runs them. Compiled, the normalisations, ReLUs and sums of a network are few kernels; and
+a CUDA graph, recorded once, launches a step's forward and backward pass, clipping, Adam and the
+average of the weights in a single call.
 """
 
 import contextlib
+import copy
 import functools
 import logging
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.func import functional_call
 
 from .flow import Flow
 from .networks import ConvResNet
 
-__all__ = ["captured", "compiled_blocks"]
+__all__ = ["captured", "compiled_networks"]
 
 log = logging.getLogger(__name__)
 
 
-@functools.cache
-def _compiled(width, backend):
-    """`ConvResNet.residual` for blocks of this width as a compiled function of tensors alone.
+PARTS = ("enter", "residual", "leave")  # of a ConvResNet: functions of modules and tensors
+_functions = {}
 
-    Compiling modules would compile each anew. These two hold no values of their own, so that one
-    function, compiled once for each size of board, serves all blocks.
+
+def _compiled(function, backend):
+    """`function(*modules, *inputs)` such that modules that look alike share what is compiled.
+
+    Compiling modules would compile each anew. Here the first of a kind leaves a copy without values
+    of its own, and those of a module are arguments: one function, compiled once for each size of
+    board, serves all.
     """
-    with torch.device("meta"):
-        network = ConvResNet(1, 1, width, blocks=1)
 
-    def residual(block, skip, x, total):
-        block_of = lambda x: functional_call(network.blocks[0], block, (x,))  # noqa: E731
-        skip_of = lambda x: functional_call(network.skips[1], skip, (x,))  # noqa: E731
-        return ConvResNet.residual(block_of, skip_of, x, total)
+    def call(*given):
+        modules = [module for module in given if isinstance(module, nn.Module)]
+        kind = function, backend, str(modules)
+        if kind not in _functions:
+            copies = [copy.deepcopy(module).to("meta") for module in modules]
+            run = functools.partial(_run, function, copies)
+            _functions[kind] = torch.compile(run, backend=backend, dynamic=False, fullgraph=True)
+        return _functions[kind](list(map(_tensors, modules)), *given[len(modules) :])
 
-    return torch.compile(residual, backend=backend, dynamic=False, fullgraph=True)
+    return call
+
+
+def _run(function, modules, tensors, *inputs):
+    def bind(module, own):
+        return lambda x: functional_call(module, own, (x,))
+
+    return function(*map(bind, modules, tensors), *inputs)
 
 
 def _tensors(module):
@@ -46,22 +61,20 @@ def _tensors(module):
 
 
 @contextlib.contextmanager
-def compiled_blocks(flow: Flow, backend: str | Callable = "inductor"):
-    """Within, the residual blocks of the flow's ConvResNets run compiled, with their own weights
-    and running statistics. The first pass compiles, some seconds for each size of board."""
-
-    def residual(block, skip, x, total):
-        return _compiled(x.shape[1], backend)(_tensors(block), _tensors(skip), x, total)
-
+def compiled_networks(flow: Flow, backend: str | Callable = "inductor"):
+    """Within, the ConvResNets of the flow run compiled, with their own weights and running
+    statistics. The first pass compiles, some seconds for each size of board."""
     networks = [module for module in flow.modules() if isinstance(module, ConvResNet)]
+    parts = {part: _compiled(getattr(ConvResNet, part), backend) for part in PARTS}
     try:
         for network in networks:
-            network.residual = residual
-        with torch._dynamo.config.patch(recompile_limit=64):  # boards come in many sizes
+            vars(network).update(parts)
+        with torch._dynamo.config.patch(recompile_limit=256):  # boards come in many sizes
             yield
     finally:
         for network in networks:
-            del network.residual
+            for part in parts:
+                del vars(network)[part]
 
 
 class _Captured:
@@ -99,7 +112,7 @@ def _record(function):
 
 
 def captured(update: Callable, flow: Flow, batch, state: Callable[[], dict[str, torch.Tensor]]):
-    """`update(*batch) -> loss` as one CUDA graph with compiled blocks, for batches of this shape.
+    """`update(*batch) -> loss` as one CUDA graph with compiled networks, for batches of this shape.
 
     `state()` names all that an update changes; it is left as it was, and what an update makes (an
     optimiser's moments, at its first step) at 0. What it reads besides must be tensors, filled in
@@ -108,7 +121,7 @@ def captured(update: Callable, flow: Flow, batch, state: Callable[[], dict[str, 
     """
     before = {name: tensor.clone() for name, tensor in state().items()}
     try:
-        with compiled_blocks(flow):
+        with compiled_networks(flow):
             return _Captured(update, batch)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]

@@ -34,7 +34,7 @@ def bits_per_dim(log_prob: Tensor | float, shape: tuple[int, ...]) -> Tensor | f
 
 
 @torch.no_grad()
-def importance_bits_per_dim(flow: Flow, images, k: int, seed: Seed = None) -> Tensor:
+def importance_bits_per_dim(flow: Flow, images, k: int, context=None, seed: Seed = None) -> Tensor:
     """The bound from k draws of the noise, averaged as probabilities: uint8 (B, C, H, W) -> (B,).
 
     log P(x) >= E log 1/k sum_i p(x, u_i), which grows with k (arXiv 1509.00519, theorem 1).
@@ -45,7 +45,7 @@ def importance_bits_per_dim(flow: Flow, images, k: int, seed: Seed = None) -> Te
     """
     integer("k", k, at_least=1)
     rng = generator(seed)
-    draws = torch.stack([flow.log_prob(images, seed=rng) for _ in range(k)])
+    draws = torch.stack([flow.log_prob(images, context, rng) for _ in range(k)])
     return bits_per_dim(draws.logsumexp(0) - math.log(k), flow.shape)
 
 

@@ -2,6 +2,9 @@
 
 import functools
 import inspect
+import math
+
+import torch
 
 from .bijections import Chain, Diagonal, Flatten, Inverse, Logit, SoftLog, Squeeze
 from .common import integer
@@ -126,6 +129,9 @@ def realnvp_image(
     batch_norm: bool = True,
     dequant_couplings: int = 0,
     bits: int = 8,
+    classes: int = 0,
+    context_features: int = 0,
+    context_base: bool = True,
 ) -> Flow:
     """Real NVP for images, as in the paper's section 3.6 and the authors' code.
 
@@ -133,41 +139,50 @@ def realnvp_image(
     un-squeeze, and a squeeze in checkerboard order, so that one colour of the checkerboard is
     factored out. The last: four checkerboard couplings. `width` features per convolution; with
     `doubling` twice as many from the channel couplings on, and again at each scale;
-    `dequant_couplings` that shape the noise of the dequantisation.
-    >>> realnvp_image((1, 8, 8), scales=2, width=4, blocks=1).eval().sample(3).shape
+    `dequant_couplings` that shape the noise of the dequantisation. With `classes` a density
+    p(x | label), with `context_features` p(x | vector), see `Flow`; the context enters every
+    network, and with `context_base` also as a learned mean and scale of all latents.
+    >>> flow = realnvp_image((1, 8, 8), scales=2, width=4, blocks=1, classes=10).eval()
+    >>> flow.sample(3, context=7).shape
     torch.Size([3, 1, 8, 8])
     """
     C, H, W = shape
+    context = classes or context_features
     boards = lambda n: [checkerboard(H, W, i % 2 == 1) for i in range(n)]  # noqa: E731
     noise = [_image_coupling(C, mask, width // 2, 2, C) for mask in boards(dequant_couplings)]
     shaped = Chain(Logit(0.0), *noise, Inverse(Logit(0.0)))
     dequantize = VariationalDequantize(shaped, bits) if noise else Dequantize(bits)
     levels = []
     for _ in range(integer("scales", scales, at_least=1) - 1):
-        layers = _couplings(C, boards(3), width, blocks, batch_norm)
+        layers = _couplings(C, boards(3), width, blocks, batch_norm, context)
         width *= 2 if doubling else 1
         masks = [channels(4 * C, i % 2 == 1) for i in range(3)]
-        layers += [Squeeze(), *_couplings(4 * C, masks, width, blocks, batch_norm)]
+        layers += [Squeeze(), *_couplings(4 * C, masks, width, blocks, batch_norm, context)]
         levels.append(Chain(*layers, Inverse(Squeeze()), Squeeze("checkerboard")))
         C, H, W = 2 * C, H // 2, W // 2
-    levels.append(Chain(*_couplings(C, boards(4), width, blocks, batch_norm)))
-    return Flow(Chain(dequantize, Logit(), MultiScale(shape, *levels)), shape)
+    levels.append(Chain(*_couplings(C, boards(4), width, blocks, batch_norm, context)))
+    layers = [dequantize, Logit(), MultiScale(shape, *levels)]
+    if context and context_base:
+        nothing_passes = torch.zeros(D := math.prod(shape), dtype=torch.bool)
+        layers.append(AffineCoupling(nothing_passes, MLP(0, 2 * D, (), context)))
+    return Flow(Chain(*layers), shape, context_features, classes)
 
 
-def _couplings(C, masks, width, blocks, batch_norm):
+def _couplings(C, masks, width, blocks, batch_norm, context):
     """One coupling per mask, each followed by batch norm on what it changed."""
     layers = []
     for mask in masks:
-        layers.append(_image_coupling(C, mask, width, blocks))
+        layers.append(_image_coupling(C, mask, width, blocks, 0, context))
         layers += [BatchNorm(C, mask)] if batch_norm else []
     return layers
 
 
-def _image_coupling(C, mask, width, blocks, context=0):
+def _image_coupling(C, mask, width, blocks, context_channels, context=0):
     """An affine coupling of C channels with a ConvResNet."""
     board = mask.dim() == 2
     n_in, n_out = (C + 1, 2 * C) if board else (int(mask.sum()), 2 * int((~mask).sum()))
-    return AffineCoupling(mask, ConvResNet(n_in, n_out, width, blocks, board, context))
+    network = ConvResNet(n_in, n_out, width, blocks, board, context_channels, context)
+    return AffineCoupling(mask, network)
 
 
 def _choose(what, name, options):

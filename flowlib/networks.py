@@ -73,8 +73,10 @@ class ConvResNet(nn.Module):
     blocks with batch and weight norm; a 1 x 1 convolution of every block's output is added to an
     accumulator, and the output is computed from that alone. With `checkerboard` the last input
     channel is a mask, passed on as it is, and the image is doubled, as half of it is masked out.
-    Starts at zero, like `MLP`. Shapes: x (B, in_channels, H, W), the mask counted, context
-    (B, context_channels, H, W) or None -> (B, out_channels, H, W).
+    Starts at zero, like `MLP`. A context is an image (B, context_channels, H, W), seen beside x, or
+    vectors (B, context_features), of which a linear map scales and shifts what the blocks and the
+    output see, channel by channel, from a start at the identity (FiLM, arXiv 1709.07871).
+    Shapes: x (B, in_channels, H, W), the mask counted -> (B, out_channels, H, W).
     >>> ConvResNet(3, 6, width=8, blocks=1)(torch.randn(2, 3, 4, 4)).shape
     torch.Size([2, 6, 4, 4])
     """
@@ -87,6 +89,7 @@ class ConvResNet(nn.Module):
         blocks: int,
         checkerboard: bool = False,
         context_channels: int = 0,
+        context_features: int = 0,
     ):
         super().__init__()
         colours = in_channels - checkerboard
@@ -99,23 +102,41 @@ class ConvResNet(nn.Module):
         self.conv_out = nn.Sequential(*_norm_relu_conv(width, out_channels, 1))
         nn.init.zeros_(self.conv_out[-1].parametrizations.weight.original0)
         nn.init.zeros_(self.conv_out[-1].bias)
+        self.film = None
+        if context_features:
+            self.film = MLP(0, 2 * width * (blocks + 1), (), context_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        colours, mask = (x[:, :-1], x[:, -1:]) if self.checkerboard else (x, x[:, :0])
-        colours = self.normalise(colours) * (2 if self.checkerboard else 1)
-        seen = [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])]
-        seen = torch.cat(seen, dim=1).movedim(1, -1).contiguous()  # channels last, which is faster
-        x = self.conv_in(seen.movedim(-1, 1))
-        total = self.skips[0](x)
-        for block, skip in zip(self.blocks, self.skips[1:]):
-            x, total = self.residual(block, skip, x, total)
-        return self.conv_out(total)
+        films = [None] * len(self.skips)
+        if self.film is not None:
+            film = self.film(x[:, :0].flatten(1), context)[:, :, None, None]
+            films, context = film.chunk(len(self.skips), dim=1), None
+        enter = self.normalise, self.conv_in, self.skips[0]
+        x, total = self.enter(*enter, x, context, self.checkerboard)
+        for block, skip, film in zip(self.blocks, self.skips[1:], films):
+            x, total = self.residual(block, skip, x, total, film)
+        return self.leave(self.conv_out, total, films[-1])
 
     @staticmethod
-    def residual(block, skip, x, total):
+    def enter(normalise, conv_in, skip, x, context, checkerboard):
+        """The features of x, and the accumulator with what the first skip adds."""
+        colours, mask = (x[:, :-1], x[:, -1:]) if checkerboard else (x, x[:, :0])
+        colours = normalise(colours) * (2 if checkerboard else 1)
+        seen = [colours.relu(), (-colours).relu(), mask, *([] if context is None else [context])]
+        seen = torch.cat(seen, dim=1).movedim(1, -1).contiguous()  # channels last, which is faster
+        x = conv_in(seen.movedim(-1, 1))
+        return x, skip(x)
+
+    @staticmethod
+    def residual(block, skip, x, total, film):
         """x with what the block adds to it, and the accumulator with what the skip adds of that."""
-        x = x + block(x)
+        x = x + block(_modulate(x, film))
         return x, total + skip(x)
+
+    @staticmethod
+    def leave(conv_out, total, film):
+        """What the network returns, from the accumulator alone."""
+        return conv_out(_modulate(total, film))
 
 
 class WeightNormConv2d(nn.Conv2d):
@@ -131,8 +152,20 @@ class WeightNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.parametrizations.weight
-        kernels = torch._weight_norm(weight.original1, weight.original0)
+        g, v = weight.original0, weight.original1
+        if torch.compiler.is_compiling():  # of this a compiler fuses the gradient, too
+            kernels = v * (g / torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True))
+        else:
+            kernels = torch._weight_norm(v, g)
         return F.conv2d(x, kernels, self.bias, padding=self.padding)
+
+
+def _modulate(x, film):
+    """Features x (B, C, H, W), scaled and shifted by film (B, 2 C, 1, 1) if there is a context."""
+    if film is None:
+        return x
+    scale, shift = film.chunk(2, dim=1)
+    return x * (1 + scale) + shift
 
 
 def _norm_relu_conv(n_in, n_out, size):

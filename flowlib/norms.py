@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from .bijections import Bijection, check_width, per_channel, shared_log_det
+from .bijections import Bijection, Diagonal, check_width, per_channel, shared_log_det
 from .common import holds, integer
 
 __all__ = ["ActNorm", "BatchNorm"]
@@ -71,7 +71,7 @@ class BatchNorm(Bijection):
         return mean, var
 
 
-class ActNorm(Bijection):
+class ActNorm(Diagonal):
     """A learned shift and scale per channel that starts by standardising data (Glow, section 3.1).
 
     forward   z = (x - b) exp(s)     log_det    H W sum s
@@ -86,10 +86,8 @@ class ActNorm(Bijection):
     """
 
     def __init__(self, C: int):
-        super().__init__()
-        integer("C", C, at_least=1)
+        super().__init__(integer("C", C, at_least=1))
         self.shift = nn.Parameter(torch.zeros(C))
-        self.log_scale = nn.Parameter(torch.zeros(C))
         self.register_buffer("initialised", torch.tensor(False))
         self._ready = self._awaits_data = False
 
@@ -116,13 +114,12 @@ class ActNorm(Bijection):
 
     def forward(self, x, context=None):
         self._check_ready(x)
-        shift, log_scale = per_channel(self.shift, x), per_channel(self.log_scale, x)
-        return (x - shift) * log_scale.exp(), shared_log_det(log_scale, x)
+        return super().forward(x - per_channel(self.shift, x))
 
     def inverse(self, z, context=None):
         self._check_ready(z, inverse=True)
-        shift, log_scale = per_channel(self.shift, z), -per_channel(self.log_scale, z)
-        return z * log_scale.exp() + shift, shared_log_det(log_scale, z)
+        x, log_det = super().inverse(z)
+        return x + per_channel(self.shift, x), log_det
 
     def _load_from_state_dict(self, *args):
         super()._load_from_state_dict(*args)

@@ -9,6 +9,7 @@ any number of processes, see the same data.
 import contextlib
 import copy
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -34,8 +35,10 @@ __all__ = ["fit", "History", "Snapshot", "DivergedError", "reestimate_statistics
 
 CHECK_EVERY = 50  # steps between looks at the loss: reading it from a GPU waits for the device
 SAVE_EVERY = 60  # seconds between two saved states within an epoch
-SETTINGS = ["steps", "batch_size", "lr", "betas", "schedule", "clip", "ema", "weight_decay", "flip"]
-SETTINGS += ["validation", "evaluations", "keep_best", "precision", "seed"]  # decide what comes out
+LOOKING = 0.1  # the share of a run by time that may go into evaluations
+SMALL = 50_000_000  # rows times weights of a step for which a second thread gains nothing
+SETTINGS = ["steps", "seconds", "batch_size", "lr", "betas", "schedule", "clip", "ema", "flip"]
+SETTINGS += ["weight_decay", "validation", "evaluations", "keep_best", "precision", "seed"]
 
 
 class Snapshot(NamedTuple):
@@ -74,6 +77,18 @@ SCHEDULES = {"cosine": cosine, "constant": lambda step, steps: 1.0}
 PRECISIONS = ("auto", "bfloat16", "float32")
 
 
+@contextlib.contextmanager
+def _true_float32():
+    """Let an NVIDIA GPU compute in float32 proper, not in TF32, which keeps 10 bits of 23."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.allow_tf32, cudnn.allow_tf32
+    cuda.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cuda.allow_tf32, cudnn.allow_tf32 = before
+
+
 def fit(
     flow: Flow,
     data,
@@ -81,6 +96,7 @@ def fit(
     context=None,
     steps: int | None = None,
     epochs: int | None = None,
+    seconds: float | None = None,
     batch_size: int = 512,
     lr: float = 5e-3,
     betas: tuple[float, float] = (0.9, 0.99),
@@ -103,8 +119,11 @@ def fit(
 
     data        a density with `sample(n, seed)` or of torch.distributions, fresh points every step;
                 an array (N, *flow.shape), or an image set, reshuffled every epoch
-    context     (N, C), one row per row of the data, for a conditional flow
-    steps       updates, 4,000 unless given; or `epochs`, passes over the data
+    context     one row or label per row of the data, for a conditional flow; "labels": those of an
+                image set
+    steps       updates, 4,000 unless given; or `epochs`, passes over the data; or `seconds`: as
+                many updates as there is time for, the schedule fitted to that (within 50 updates on
+                a GPU). No two runs by time agree to the bit; a resumed one has what time was left
     batch_size  rows per update, over all processes together
     lr, betas   Adam's; with `schedule` "cosine" lr rises over the first 5 % of the steps and falls
                 to 0 along a cosine; "constant" leaves it
@@ -114,23 +133,23 @@ def fit(
     flip        mirror half of the images, chosen anew at every step
     validation  rows held out from the end of the data; their loss is reported after every epoch,
                 and with `keep_best` the flow ends with the weights for which it was lowest
-    evaluations how often instead of after every epoch, which may take a GPU less than a look at it
-    precision   "bfloat16": the networks of the couplings train in it, and nothing else; "float32";
-                "auto": bfloat16 for convolutions, where the hardware has it. Evaluation is in
-                float32, without TF32
+    evaluations how often instead of after every epoch; 10 for a density, and by `seconds`, where
+                all but the last wait while they have taken more than a tenth of the time
+    precision   "bfloat16": the networks of couplings train in it, nothing else; "float32"; "auto":
+                bfloat16 for convolutions, where there is hardware for it. No evaluation is in TF32
     seed        fixes data order, noise and fresh points; initial weights are the caller's
     snapshots   copies of the flow to keep, evenly spaced from before the first step to the last
-    run         a folder for metrics, samples and checkpoints (see `checkpoints.Run`), written after
-                every epoch (for a density, ten times); with `resume=True` a run that was cut off
-                goes on: bit-exact on a CPU; on a GPU with the same data, noise and state, but
-                kernels that add in any order, short of `torch.use_deterministic_algorithms(True)`
+    run         a folder for metrics, samples and checkpoints (see `checkpoints.Run`), written at
+                every evaluation; with `resume=True` a run that was cut off goes on: bit-exact on a
+                CPU; on a GPU with the same data, noise and state, but kernels that add in any
+                order, short of `torch.use_deterministic_algorithms(True)`
 
-    On one GPU a step is a CUDA graph with compiled residual blocks (see `flowlib.graphs`).
-    New ActNorm layers are started from the first batch. Ctrl-C ends the training early. If the loss
-    becomes NaN or rises far above where it began, the last healthy weights are put back and a
-    DivergedError explains the likely causes. Across processes BatchNorm sees its share of a batch.
-    Raises ValueError for data that do not fit the flow or are not finite, for senseless settings,
-    for a flow with nothing to train, and for a run folder that holds another run.
+    On one GPU a step is a CUDA graph with compiled networks (see `flowlib.graphs`). New ActNorm
+    layers start from the first batch. Ctrl-C ends the training early. If the loss becomes NaN or
+    rises far above where it began, the last healthy weights are put back and a DivergedError
+    explains the likely causes. Across processes BatchNorm sees its share of a batch. Raises
+    ValueError for data that do not fit the flow or are not finite, senseless settings, a flow with
+    nothing to train, and a run folder that holds another run.
 
     >>> from flowlib import data, models
     >>> history = fit(models.realnvp_2d(), data.TwoMoons(), steps=20, seed=0, progress=False)
@@ -145,16 +164,20 @@ def fit(
     batch_size = integer("batch_size", batch_size, at_least=1)
     evaluations = evaluations and integer("evaluations", evaluations, at_least=1)
     lr, weight_decay, betas = float(lr), float(weight_decay), tuple(map(float, betas))
-    clip, ema = (value if value is None else float(value) for value in (clip, ema))
+    clip, ema, seconds = (v if v is None else float(v) for v in (clip, ema, seconds))
     flip, keep_best = bool(flip), bool(keep_best)
     weights = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
+    world = PartialState(cpu=not torch.cuda.is_available())
+    one_clock = seconds is None or world.num_processes == 1
     for holds, complaint in [
         (schedule in SCHEDULES, f"schedule must be cosine or constant, got {schedule!r}"),
         (precision in PRECISIONS, f"precision must be {', '.join(PRECISIONS)}, got {precision!r}"),
         (0 < lr < math.inf, f"lr must be positive and finite, got {lr}"),
         (clip is None or clip > 0, f"clip must be positive or None, got {clip}"),
         (ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, or be None, got {ema}"),
-        (steps is None or epochs is None, "give steps or epochs, not both"),
+        ([steps, epochs, seconds].count(None) > 1, "give one of steps, epochs and seconds"),
+        (seconds is None or 0 < seconds < math.inf, f"seconds must be positive, got {seconds}"),
+        (one_clock, "several processes have several clocks: give steps or epochs"),
         (validation or not keep_best, "keep_best needs rows held out: validation=1_000, say"),
         (run is None or seed is not None, "a run that can be resumed needs a seed: seed=0, say"),
         (run is not None or not resume, "resume=True needs the folder to go on with: run=..."),
@@ -163,11 +186,14 @@ def fit(
         if not holds:
             raise ValueError(complaint)
 
-    world, home = PartialState(cpu=not torch.cuda.is_available()), weights[0].device
+    home = weights[0].device
     if generator(seed) is seed:  # a generator, or None
         seed = torch.randint(2**62, (), generator=seed).item()
     (seed,) = broadcast_object_list([int(seed)])
     gpus = [world.device] if world.device.type == "cuda" else []
+    threads = torch.get_num_threads()
+    if not gpus and batch_size * sum(p.numel() for p in flow.parameters()) < SMALL:
+        torch.set_num_threads(1)
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(gpus):
             flow.to(world.device)
@@ -177,18 +203,18 @@ def fit(
                 raise ValueError(f"a batch of {n} rows does not divide by {parts} processes")
             if epochs is not None:
                 steps = integer("epochs", epochs, at_least=1) * batches.per_epoch
-            steps = integer("steps", 4_000 if steps is None else steps, at_least=1)
+            elif not seconds:
+                steps = integer("steps", 4_000 if steps is None else steps, at_least=1)
             given = locals()
             settings = SimpleNamespace(**{name: given[name] for name in SETTINGS})
             folder = None
             if run is not None:
-                seen = about(data, batches)  # the trace comes last: a seed changes that, too
-                trace = {"data_fingerprint": seen.pop("data_fingerprint")}
-                config = {**require_builder(flow), **seen, **vars(settings), **trace}
+                config = require_builder(flow) | about(data, batches) | vars(settings)
+                config["data_fingerprint"] = batches.fingerprint()  # last: a seed changes it, too
                 folder = Run(run, config, resume, world.is_main_process)
-            with one_thread_if_small(flow, batch_size):
-                return _train(flow, batches, settings, folder, world, snapshots, home, progress)
+            return _train(flow, batches, settings, folder, world, snapshots, home, progress)
     finally:
+        torch.set_num_threads(threads)
         _compute_in_bfloat16(flow, False)
         flow.to(home).eval()
 
@@ -197,16 +223,12 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
     """The loop. What a step computes is `update`; what surrounds it looks, evaluates and saves."""
     from accelerate.utils import reduce
 
-    steps, lr, schedule = settings.steps, settings.lr, SCHEDULES[settings.schedule]
+    lr, schedule = settings.lr, SCHEDULES[settings.schedule]
     gpu = world.device.type == "cuda"
-    optimizer = torch.optim.Adam(
-        _groups(flow, settings.weight_decay),
-        lr=torch.tensor(lr, device=world.device) if gpu else lr,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
-        capturable=gpu,
-    )
+    rate = torch.tensor(lr, device=world.device) if gpu else lr
+    adam = {"betas": settings.betas, "weight_decay": settings.weight_decay, "fused": True}
+    groups = _groups(flow, settings.weight_decay)
+    optimizer = torch.optim.Adam(groups, rate, **adam, capturable=gpu)
     history, losses = History(), []
     guard = _DivergenceGuard(flow, lr)
     guard.check(history)
@@ -249,67 +271,79 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
         rows = slice(world.process_index, None, world.num_processes)
         return [None if part is None else part[rows] for part in batch]
 
+    @_true_float32()
     def result(step):
         """What `step` updates have led to; averaged weights get batch statistics of their own."""
         if settings.ema:
-            some = tqdm(range(min(20, step)), "statistics", leave=False, delay=1, disable=not show)
-            with _true_float32():
-                reestimate_statistics(ema, map(batches, some))
+            some = watched(range(min(20, step)), "statistics")
+            reestimate_statistics(ema, map(batches, some))
         return ema.eval()
 
-    rngs = [torch.default_generator] if _may_draw(flow) else []
-    if rngs and gpu:
-        rngs.append(torch.cuda.default_generators[torch.cuda.current_device()])
-    show = progress and world.is_main_process
-    bar = tqdm(total=steps, initial=first_step, disable=not show, unit="step", leave=False)
-    began, saved_at = time.perf_counter() - history.seconds, time.perf_counter()
-    keep_at = {round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots)}
-    looks = settings.evaluations or (None if batches.rows else 10)
-    interval = math.ceil(steps / looks) if looks else batches.per_epoch
+    def planned(step):
+        """How many steps there will be: as asked for, or as the time left allows at this pace."""
+        if settings.steps:
+            return settings.steps
+        now = time.perf_counter()
+        pace = (step - first_step or 1) / max(now - paced, 1e-6)
+        return max(1, step + math.ceil(pace * max(0.0, began + settings.seconds - now)))
+
+    may_draw, show = _may_draw(flow), progress and world.is_main_process
+    watched = functools.partial(tqdm, leave=False, delay=1, disable=not show)
+    bar = tqdm(total=settings.steps, initial=first_step, disable=not show, unit="step", leave=False)
+    saved_at = paced = time.perf_counter()  # paced: since when steps go at their pace
+    began, looking, seen = paced - history.seconds, 0.0, 0
+    looks = settings.evaluations or (None if settings.steps and batches.rows else 10)
     try:
-        for step in range(first_step, steps + 1):
-            due = step > first_step and (step % interval == 0 or step == steps)
-            due = due and (folder is not None or settings.validation > 0)
-            look = due or step % CHECK_EVERY == 0 or step == steps
+        for step in itertools.count(first_step):
+            steps = planned(step)
+            last = step >= steps
+            interval = steps / looks if looks else batches.per_epoch
+            late = settings.seconds and looking > LOOKING * (time.perf_counter() - began)
+            due = last or (step >= (len(history.evaluations) + 1) * interval and not late)
+            due = due and step > first_step and (folder is not None or settings.validation > 0)
+            look = due or last or step % CHECK_EVERY == 0
             if look and losses:
                 fresh = reduce(torch.stack(losses), "mean").tolist()
                 losses.clear()
                 history.loss += fresh
                 history.seconds = time.perf_counter() - began
+                bar.total = steps
                 bar.update(len(fresh))
                 bar.set_postfix_str(f"loss {median(fresh):.3f} nats")
                 guard.check(history)
-            if step in keep_at:
+            passed = sum(step >= round(i * steps / max(snapshots - 1, 1)) for i in range(snapshots))
+            if passed > seen and (step > first_step or step == 0):
                 kept = copy.deepcopy(result(step)).to(home).requires_grad_(False)
                 _compute_in_bfloat16(kept, False)
                 history.snapshots.append(Snapshot(step, kept))
+            seen = max(seen, passed)
             if due:
-                evaluated = result(step)
-                nats = {"loss": fmean(history.loss[-min(interval, step) :])}
-                with _true_float32():
-                    if settings.validation:
-                        rows = map(share, batches.held_out())
-                        nats["validation_loss"] = _mean_nll(evaluated, rows)
-                    better = nats.get("validation_loss", math.inf) < lowest
-                    metrics = {"step": step, "evaluation": len(history.evaluations) + 1, **nats}
-                    for name, loss in nats.items() if flow.dequantize else []:
-                        bits = bits_per_dim(-loss, flow.shape)
-                        metrics[name.replace("loss", "bits_per_dim")] = bits
-                    metrics["lr"] = lr * schedule(step - 1, steps)
-                    metrics["seconds"] = round(history.seconds, 2)
-                    history.evaluations.append(metrics)
-                    if folder:
-                        folder.record(evaluated, metrics, better)
-                if better:
-                    lowest = nats["validation_loss"]
-                    if settings.keep_best:
-                        stored["best"].load_state_dict(ema.state_dict())
+                since, ends = time.perf_counter(), [0, *(e["step"] for e in history.evaluations)]
+                evaluated, nats = result(step), {"loss": fmean(history.loss[ends[-1] :])}
+                if settings.validation:
+                    rows = map(share, watched(batches.held_out(), "validation"))
+                    nats["validation_loss"] = _mean_nll(evaluated, rows)
+                metrics = {"step": step, "evaluation": len(ends), **nats}
+                for name, loss in nats.items() if flow.dequantize else []:
+                    metrics[name.replace("loss", "bits_per_dim")] = bits_per_dim(-loss, flow.shape)
+                metrics["lr"] = lr * schedule(step - 1, steps)
+                metrics["seconds"] = round(history.seconds, 2)
+                history.evaluations.append(metrics)
+                validation = nats.get("validation_loss", math.inf)
+                better, lowest = validation < lowest, min(lowest, validation)
+                if folder:
+                    with _true_float32():
+                        folder.record(evaluated, metrics, better, batches.context)
+                if better and settings.keep_best:
+                    stored["best"].load_state_dict(ema.state_dict())
+                looking += time.perf_counter() - since
             if folder and look and (due or time.perf_counter() - saved_at > SAVE_EVERY):
                 loss = torch.tensor(history.loss, dtype=torch.float64)
+                history.seconds = time.perf_counter() - began
                 numbers = {"step": step, "best": lowest, "seconds": history.seconds}
                 folder.write_state({"loss": loss, **_tensors(stored, optimizer)}, numbers)
                 saved_at = time.perf_counter()
-            if step == steps:
+            if last:
                 break
 
             if not flow.training:
@@ -320,11 +354,13 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
             if settings.ema:
                 pull.fill_(1 - min(settings.ema, (1 + step) / (10 + step)))
             batch = share(batches(step))
-            for rng in rngs:
-                rng.manual_seed((settings.seed + step) % 2**63)
+            if may_draw:
+                torch.manual_seed((settings.seed + step) % 2**63)
             if gpu and step == first_step and world.num_processes == 1:
                 state = functools.partial(_tensors, stored, optimizer)
                 update = graphs.captured(update, flow, batch, state)
+            if step == first_step:
+                paced = time.perf_counter()
             losses.append(update(*batch).clone())
     except KeyboardInterrupt:
         history.loss += [float(loss) for loss in losses]
@@ -402,6 +438,7 @@ class _DivergenceGuard:
 
 
 @torch.no_grad()
+@_true_float32()
 def _mean_nll(flow, batches):
     """The mean loss over the rows of all processes' batches, in nats per data point."""
     from accelerate.utils import reduce
@@ -472,32 +509,3 @@ def _gains_from_bfloat16(flow):
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-@contextlib.contextmanager
-def _true_float32():
-    """Let an NVIDIA GPU compute in float32 proper, not in TF32, which keeps 10 bits of 23."""
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cuda.allow_tf32, cudnn.allow_tf32
-    cuda.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cuda.allow_tf32, cudnn.allow_tf32 = before
-
-
-@contextlib.contextmanager
-def one_thread_if_small(flow: Flow, batch_size: int, small: int = 50_000_000):
-    """Keep a CPU training with small steps on one thread.
-
-    A second one gains nothing there, and waits for its turn when the machine is busy; and with one
-    thread the same seed gives the same losses whatever the number of cores.
-    """
-    before = torch.get_num_threads()
-    size = batch_size * sum(p.numel() for p in flow.parameters())
-    if size < small and next(flow.parameters()).device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

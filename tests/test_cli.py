@@ -362,7 +362,8 @@ def test_no_samples_of_images_are_refused_in_plain_words_too(digits, capsys):
         (["--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),
         (["--lr", "-1"], "lr must be positive and finite, got -1.0"),
         (["--epochs", "1"], "a density has no epochs: say how many steps"),
-        (["--epochs", "1", "--steps", "1"], "give steps or epochs, not both"),
+        (["--seconds", "0"], "seconds must be positive, got 0.0"),
+        (["--epochs", "1", "--steps", "1"], "give one of steps, epochs and seconds"),
     ],
     ids=" ".join,
 )

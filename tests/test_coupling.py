@@ -153,7 +153,7 @@ def test_a_mask_with_nothing_to_transform_is_refused(kind, D):
     ids=repr,
 )
 def test_a_mask_that_is_no_boolean_vector_or_board_is_refused(kind, mask):
-    with pytest.raises(ValueError, match="must be a boolean vector or a boolean board"):
+    with pytest.raises(ValueError, match="must be a boolean vector or board"):
         kind(mask, MLP(1, 2))
 
 

@@ -31,6 +31,12 @@ BUILDERS = {
     "learned noise": lambda: models.realnvp_image(
         (3, 4, 4), scales=2, width=4, blocks=1, doubling=False, dequant_couplings=2
     ),
+    "images under labels": lambda: models.realnvp_image(
+        (1, 4, 4), scales=2, width=4, blocks=1, dequant_couplings=1, classes=3
+    ),
+    "images under vectors": lambda: models.realnvp_image(
+        (1, 4, 4), scales=2, width=4, blocks=1, context_features=3
+    ),
 }
 
 
@@ -81,6 +87,8 @@ def to_gpu(module, mode):
 
 
 def context(flow, n, device="cuda"):
+    if flow.classes:
+        return [torch.zeros(n, dtype=torch.long, device=device)]
     return [torch.randn(n, 3, device=device)] if flow.context_features else []
 
 
@@ -88,7 +96,8 @@ def batch(flow, n=4, device="cuda"):
     if flow.dequantize is None:
         return [torch.randn(n, 2, device=device), *context(flow, n, device)]
     images = torch.empty(n, *flow.shape, dtype=torch.uint8, device=device)
-    return [images, None, torch.rand(images.shape, device=device)]
+    given = context(flow, n, device) or [None]
+    return [images, *given, torch.rand(images.shape, device=device)]
 
 
 def test_forward_never_waits_for_the_device(flow):

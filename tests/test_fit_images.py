@@ -565,7 +565,10 @@ def test_a_flow_of_points_leaves_no_samples_and_ten_evaluations(tmp_path):
         ({"validation": 0.1}, "validation must be an integer of at least 0, got 0.1"),
         ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"epochs": 1.5}, "epochs must be an integer of at least 1, got 1.5"),
-        ({"epochs": 2, "steps": 10}, "give steps or epochs, not both"),
+        ({"seconds": 0, "steps": None}, "seconds must be positive, got 0.0"),
+        ({"seconds": math.nan, "steps": None}, "seconds must be positive, got nan"),
+        ({"seconds": 2, "steps": 10}, "give one of steps, epochs and seconds"),
+        ({"epochs": 2, "steps": 10}, "give one of steps, epochs and seconds"),
         (
             {"seed": None, "run": "never made"},
             "a run that can be resumed needs a seed: seed=0, say",

@@ -12,19 +12,22 @@ from flowlib import graphs, models
 from flowlib.losses import nll
 
 
-def small_flow():
+def small_flow(classes=0):
     """A flow of 4 x 4 images, convolutions, batch norm and all, away from its start."""
-    flow = models.realnvp_image((1, 4, 4), scales=1, width=4, blocks=1, dequant_couplings=1)
+    model = {"scales": 1, "width": 4, "blocks": 1, "dequant_couplings": 1, "classes": classes}
+    flow = models.realnvp_image((1, 4, 4), **model)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return flow.double().train()
 
 
-def batch(seed=0):
+def batch(seed=0, classes=0):
     rng = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=rng)
-    return x, None, torch.rand(x.shape, generator=rng, dtype=torch.float64)
+    noise = torch.rand(x.shape, generator=rng, dtype=torch.float64)
+    labels = torch.randint(classes, (6,), generator=rng) if classes else None
+    return x, labels, noise
 
 
 @pytest.fixture
@@ -39,14 +42,15 @@ def compilations():
     return backend, seen
 
 
-def test_compiled_blocks_share_a_function_and_agree_with_modules(compilations):
+@pytest.mark.parametrize("classes", [0, 3], ids=["plain", "under labels"])
+def test_networks_of_a_kind_share_what_is_compiled_and_agree_with_modules(compilations, classes):
     backend, seen = compilations
-    plain = small_flow()
+    plain = small_flow(classes)
     flow = copy.deepcopy(plain)
-    nll(*plain(*batch())).backward()
-    with graphs.compiled_blocks(flow, backend):
-        nll(*flow(*batch())).backward()
-    assert len(seen) == 2  # for six blocks: of width 2 and of width 4
+    nll(*plain(*batch(0, classes))).backward()
+    with graphs.compiled_networks(flow, backend):
+        nll(*flow(*batch(0, classes))).backward()
+    assert len(seen) == 6  # three parts of networks of two kinds, of which there are five
     for expected, found in zip(plain.parameters(), flow.parameters()):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(flow.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
@@ -54,18 +58,18 @@ def test_compiled_blocks_share_a_function_and_agree_with_modules(compilations):
 
 def test_the_flow_is_itself_again_afterwards(compilations):
     flow, names = small_flow(), list(small_flow().state_dict())
-    with pytest.raises(KeyError), graphs.compiled_blocks(flow, compilations[0]):
+    with pytest.raises(KeyError), graphs.compiled_networks(flow, compilations[0]):
         raise KeyError
-    assert not any("residual" in vars(module) for module in flow.modules())
+    assert not any(part in vars(module) for module in flow.modules() for part in graphs.PARTS)
     assert list(flow.state_dict()) == names
 
 
 class Training:
     """A step of Adam with clipping and an average of the weights, as `fit` makes it."""
 
-    def __init__(self, seed=0):
-        torch.manual_seed(seed)
-        self.flow = small_flow()
+    def __init__(self, classes=0):
+        torch.manual_seed(0)
+        self.flow = small_flow(classes)
         self.ema = copy.deepcopy(self.flow)
         self.pull, self.lr = torch.zeros(()), torch.tensor(0.0)
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=self.lr, fused=True)
@@ -91,7 +95,7 @@ class Training:
         for step in steps:
             self.lr.fill_(1e-2 / (1 + step))
             self.pull.fill_(1 / (1 + step))
-            losses.append(update(*batch(seed=step)).clone())
+            losses.append(update(*batch(step, self.flow.classes)).clone())
         return losses
 
 
@@ -106,16 +110,17 @@ def play(function):
 @pytest.fixture
 def stand_in(monkeypatch):
     monkeypatch.setattr(graphs, "_record", play)
-    monkeypatch.setattr(graphs, "compiled_blocks", lambda flow: contextlib.nullcontext())
+    monkeypatch.setattr(graphs, "compiled_networks", lambda flow: contextlib.nullcontext())
 
 
+@pytest.mark.parametrize("classes", [0, 3], ids=["plain", "under labels"])
 @pytest.mark.parametrize("first", [0, 2], ids=["from the start", "after two eager steps"])
-def test_captured_steps_are_the_steps(stand_in, first):
-    eager, graph = Training(), Training()
+def test_captured_steps_are_the_steps(stand_in, first, classes):
+    eager, graph = Training(classes), Training(classes)
     expected = eager.run(eager.update, range(5))
     losses = graph.run(graph.update, range(first))
     before = {name: t.clone() for name, t in graph.state().items()}
-    update = graphs.captured(graph.update, graph.flow, batch(seed=9), graph.state)
+    update = graphs.captured(graph.update, graph.flow, batch(9, classes), graph.state)
     assert update is not graph.update
     for name, tensor in graph.state().items():
         assert torch.equal(tensor, before.get(name, torch.zeros_like(tensor))), name
@@ -140,7 +145,7 @@ def test_where_capture_fails_the_plain_step_goes_on(monkeypatch, caplog):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(graphs, "_record", refuse)
-    monkeypatch.setattr(graphs, "compiled_blocks", lambda flow: contextlib.nullcontext())
+    monkeypatch.setattr(graphs, "compiled_networks", lambda flow: contextlib.nullcontext())
     training = Training()
     before = {name: t.clone() for name, t in training.state().items()}
     with caplog.at_level(logging.WARNING):

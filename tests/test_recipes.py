@@ -39,11 +39,16 @@ def narrow(name, **changes):
     return models.build("realnvp_image", **arguments | smaller | changes)
 
 
+def label(flow):
+    return 7 if flow.classes else None
+
+
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_log_det_of_a_recipe_s_structure_is_that_of_its_jacobian(name):
     torch.manual_seed(0)
     flow = randomise(narrow(name).double(), size=0.05)
-    continuous, shape = flow.bijection[2], flow.shape  # without Dequantize and Logit
+    context, shape = flow.check_context(label(flow), 1), flow.shape
+    continuous = lambda x: flow.bijection[2:](x, context)  # noqa: E731  (no Dequantize, no Logit)
     x = torch.randn(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     jacobian = torch.autograd.functional.jacobian(
         lambda x: continuous(x)[0].sum(0), x, vectorize=True
@@ -64,8 +69,9 @@ def test_images_come_back_exactly_at_full_depth_in_float64_with_random_noise(nam
         0, 256, (4, *flow.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
     )
     images = images >> (8 - flow.dequantize.bits)
-    z, _ = flow(images, noise=flow.draw_noise(len(images), torch.Generator().manual_seed(3)))
-    assert torch.equal(flow.inverse(z)[0], images)
+    noise = flow.draw_noise(len(images), torch.Generator().manual_seed(3))
+    z, _ = flow(images, label(flow), noise)
+    assert torch.equal(flow.inverse(z, label(flow))[0], images)
 
 
 @pytest.mark.parametrize(("name", "size"), [("cifar10_paper", 19.6), ("cifar10", 6.57)])

@@ -60,6 +60,14 @@ def test_a_card_holds_the_figures_of_the_table(results):
     ).all()
 
 
+def test_a_flow_is_trained_for_so_many_seconds(results):
+    results.ship("tiny", seconds=1e-6)
+    card = checkpoints.read_card("tiny")["results"]
+    assert (card["steps"], card["epochs"], card["images_seen"]) == (1, 0.2, 8)
+    config = json.loads((results.ROOT / "runs" / "tiny" / "config.json").read_text())
+    assert (config["seconds"], config["steps"]) == (1e-6, None)
+
+
 def test_of_a_large_model_only_the_card_is_shipped(results, monkeypatch):
     monkeypatch.setattr(results, "LARGEST", 10)
     results.ship("tiny")
@@ -128,6 +136,7 @@ def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(resu
         "celeba_32",
         "celeba_32_5bit",
         "mnist_variational",
+        "mnist_conditional",
     }  # hours, or data that few have
     assert set(recipes.RECIPES) - families == {"tiny", *on_request}
     assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)
