@@ -389,3 +389,14 @@ REFUSALS = {
 def test_bad_arguments_are_refused(plane, pixels, history, text):
     with pytest.raises(ValueError, match=text):
         REFUSALS[text](plane, pixels, history)
+
+
+def test_images_of_few_bits_are_as_bright_as_others():
+    flow = models.realnvp_image((1, 8, 8), scales=2, width=4, blocks=1, bits=5)
+    for explorer in ("latent_sliders", "interpolate", "manifold", "explore_scales"):
+        shown = []
+        for images, shallow in ((IMAGES // 8, flow), (IMAGES // 8 * 255 // 31, None)):
+            flow_of = shallow or models.realnvp_image((1, 8, 8), scales=2, width=4, blocks=1)
+            w = EXPLORERS[explorer](None, None, flow_of, images, None)
+            shown.append(picture(w))
+        assert abs(shown[0].mean() - shown[1].mean()) < 3, explorer
