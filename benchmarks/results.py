@@ -123,7 +123,7 @@ def image_results(name, flow, examples, history, run):
         "bits_per_dim_first_100": recipes.score(flow, examples, limit=100)["bits_per_dim"],
         "bits_per_dim_first_1000": first,
         **bound(flow, examples),
-        "epochs": len(history.evaluations),
+        "epochs": recipes.RECIPES[name].training["epochs"],
         "images_seen": seen,
         "images_per_second": round(seen / history.seconds, 1),
         "share_of_bfloat16_peak": round(flops / peak(DEVICE, torch.bfloat16), 4),

@@ -48,9 +48,8 @@ def test_a_card_holds_the_figures_of_the_table(results):
         64,
         8,
     )
-    assert 64 / card["images_per_second"] == pytest.approx(
-        card["seconds"], abs=0.06
-    )  # which is rounded to a tenth
+    rate = card["images_per_second"]  # both are rounded to a tenth
+    assert 64 / rate == pytest.approx(card["seconds"], abs=0.06 + 0.05 * 64 / rate**2)
     assert card["share_of_bfloat16_peak"] >= 0
     assert card["bits_per_dim_8_draws"] <= card["bits_per_dim"] + 0.2
     speed = f"| 64 | {card['images_per_second']:.0f} | {card['share_of_bfloat16_peak']:.1%} | 8 |"
