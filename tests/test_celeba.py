@@ -578,6 +578,12 @@ def test_lfw_that_lies_in_a_read_only_root_is_prepared_in_the_cache(root, tmp_pa
     root.chmod(0o755)
 
 
+def test_an_empty_folder_of_lfw_is_refused(root):
+    (root / "lfw_home" / "lfw_funneled").mkdir(parents=True)
+    with pytest.raises(ValueError, match="lfw_funneled has 0 training and 0 test images"):
+        data.load("lfw")
+
+
 def test_lfw_is_left_alone_in_fast_mode(root, monkeypatch):
     asked = fake_fetch(monkeypatch, write_lfw)
     monkeypatch.setenv("FLOWLIB_FAST", "1")

@@ -130,7 +130,8 @@ def find_people(folder):
     """
     paths = sorted(folder.glob("*/[!.]*.jpg"))
     people = sorted({path.parent for path in paths})
-    cut = sum(path.parent < people[nine_tenths(len(people))] for path in paths)
+    test = {*people[nine_tenths(len(people)) :]}
+    cut = sum(path.parent not in test for path in paths)
     pictures = ((path.name, path) for path in paths)
     return folder, pictures, cut, [], np.zeros((len(paths), 0), np.uint8), LFW_BOX
 
