@@ -394,7 +394,8 @@ def test_bad_arguments_are_refused(plane, pixels, history, text):
 def test_images_of_few_bits_are_as_bright_as_others():
     for explorer in ("latent_sliders", "interpolate", "manifold", "explore_scales"):
         brightness = []
-        for images, bits in ((IMAGES // 8, 5), (IMAGES // 8 * 255 // 31, 8)):
+        spread = ((IMAGES // 8).long() * 255 // 31).to(torch.uint8)
+        for images, bits in ((IMAGES // 8, 5), (spread, 8)):
             flow = models.realnvp_image((1, 8, 8), scales=2, width=4, blocks=1, bits=bits).eval()
             w = EXPLORERS[explorer](None, None, flow, images, None)
             brightness.append(picture(w).mean())
