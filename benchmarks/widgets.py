@@ -34,7 +34,7 @@ def explorers():
         yield "explore_layers", name, True, partial(widgets.explore_layers, flow, x)
         yield "explore_latent", name, True, partial(widgets.explore_latent, flow)
         yield "explore_training", name, True, partial(widgets.explore_training, history)
-    for name in ["mnist_mlp", "mnist_small", "cifar10_small", "faces_small"]:
+    for name in ["mnist_mlp", "mnist_small", "cifar10", "faces"]:
         flow, target = checkpoints.load(name), name.startswith("mnist")
         x = data.load(name.split("_")[0], standin=True).test[:40]
         directions = widgets.principal_directions(flow, x)

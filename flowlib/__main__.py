@@ -58,7 +58,7 @@ def sample(flow, n=36, output=None, temperature=1.0, seed=0, label=None):
     model = load(flow)
     drawn = model.sample(integer("n", n, at_least=1), temperature, seed, label)
     if model.dequantize is not None:
-        checkpoints.write_grid(drawn, output or "samples.png")
+        checkpoints.write_grid(drawn, output or "samples.png", model.dequantize.bits)
     else:
         np.savetxt(file := io.BytesIO(), drawn.double().cpu(), delimiter=",", fmt="%.6g")
         checkpoints.write(output or "samples.csv", file.getvalue())

@@ -20,6 +20,9 @@ def make_batches(flow, data, context, batch_size, validation, flip, seed):
     """The batches of a density, a table or an image set, as the flow takes them, or a refusal."""
     if flip and len(flow.shape) != 3:
         raise ValueError(f"flip mirrors images (C, H, W), not data of shape {tuple(flow.shape)}")
+    if flow.dequantize is not None and getattr(data, "bits", 8) < flow.dequantize.bits:
+        what = f"images of {data.bits} bits, the flow takes {flow.dequantize.bits}"
+        raise ValueError(f"{data.name} has {what}: build it with bits={data.bits}")
     # torchvision's image sets have a flag `train`, the tables of pandas a method `sample`
     rows = data.train if torch.is_tensor(getattr(data, "train", None)) else data
     if isinstance(context, str):

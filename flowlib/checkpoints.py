@@ -22,15 +22,17 @@ import zlib
 from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 from torch.overrides import TorchFunctionMode
 
+from .common import as_tensor
 from .flow import Flow
 from .models import build
 
-__all__ = ["save", "load", "read_card", "shipped", "hardware", "Run", "write_grid"]
+__all__ = ["save", "load", "read_card", "shipped", "hardware", "Run", "tiles", "write_grid"]
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "data" / "pretrained"  # of a checkout
 PACKAGED = Path(__file__).resolve().parent / "pretrained"  # small flows, in every install
@@ -212,19 +214,35 @@ class Run:
             grid = self.folder / "samples" / f"{metrics['step']:07d}.png"
             context = None if context is None else context[:36]
             n = 36 if context is None else len(context)
-            write_grid(flow.sample(n, seed=0, context=context), grid)
+            images = flow.sample(n, seed=0, context=context)
+            write_grid(images, grid, flow.dequantize.bits)
         for name in ["last", "best"] if best else ["last"]:
             path = self.folder / f"{name}.safetensors"
             save(flow, path, seed=self.config["seed"], results=metrics)
 
 
-def write_grid(images: torch.Tensor, path: str | os.PathLike) -> None:
-    """uint8 images (n, C, H, W) as one PNG, six to a row with a pixel between them."""
-    from PIL import Image
+def tiles(images, columns: int = 1, bits: int = 8) -> np.ndarray:
+    """Images (n, C, H, W) of so many bits as one uint8 picture (height, width, 3).
+
+    A pixel lies between them. 0 is black and 2^bits - 1 white; beyond it, a ValueError.
+
+    >>> tiles(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), columns=2).shape
+    (19, 19, 3)
+    """
     from torchvision.utils import make_grid
 
-    grid, file = make_grid(images.cpu(), nrow=6, padding=1, pad_value=128), io.BytesIO()
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(file, format="PNG")
+    images, white = as_tensor(images).cpu().long(), 2**bits - 1
+    if images.numel() and images.max() > white:
+        raise ValueError(f"images of {bits} bits are 0 ... {white}, got {images.max()}")
+    grid = make_grid(images * 255 // white, nrow=columns, padding=1, pad_value=128)
+    return grid.permute(1, 2, 0).to(torch.uint8).numpy()
+
+
+def write_grid(images: torch.Tensor, path: str | os.PathLike, bits: int = 8) -> None:
+    """Images (n, C, H, W) as one PNG, six to a row."""
+    from PIL import Image
+
+    Image.fromarray(tiles(images, 6, bits)).save(file := io.BytesIO(), format="PNG")
     write(path, file.getvalue())
 
 

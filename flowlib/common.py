@@ -1,6 +1,7 @@
 """Small things that every floor needs: budgets, seeds, and checks of what users hand in."""
 
 import functools
+import math
 import numbers
 import os
 
@@ -30,11 +31,25 @@ def generator(seed: Seed) -> torch.Generator | None:
     return torch.Generator().manual_seed(int(seed))
 
 
+def on_cpu(rng):
+    """The generator itself, or for one of another device a CPU generator that its draw seeds."""
+    if rng is None or rng.device.type == "cpu":
+        return rng
+    return generator(torch.randint(2**62, (), generator=rng, device=rng.device).item())
+
+
 def integer(name: str, value: int, at_least: int) -> int:
     """`value`, or a ValueError that names it unless it is an integer of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
     return int(value)
+
+
+def positive(name: str, value: float) -> float:
+    """`value`, or a ValueError that names it unless it is a positive, finite number."""
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
 
 
 def as_tensor(values, name: str = "data") -> Tensor:

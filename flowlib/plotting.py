@@ -17,6 +17,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from .checkpoints import tiles
 from .common import as_tensor, generator
 from .flow import Flow
 
@@ -174,19 +175,10 @@ def loss_curve(ax: Axes, history, floor=None, color: str = ORANGE, label: str = 
     ax.legend()
 
 
-def tiles(images, columns: int = 1) -> np.ndarray:
-    """uint8 images (n, C, H, W) as one picture (height, width, 3), with a pixel between them.
+def image_grid(ax: Axes, images, columns: int = 6, bits: int = 8) -> AxesImage:
+    """Draw images (n, C, H, W) as one picture, `columns` to a row; `bits` as of their flow or set.
 
-    >>> tiles(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), columns=2).shape
-    (19, 19, 3)
+    >>> image_grid(plt.gca(), faces.test[:12], bits=faces.bits)     # doctest: +SKIP
     """
-    from torchvision.utils import make_grid
-
-    grid = make_grid(as_tensor(images).cpu(), nrow=columns, padding=1, pad_value=128)
-    return grid.permute(1, 2, 0).numpy()
-
-
-def image_grid(ax: Axes, images, columns: int = 6) -> AxesImage:
-    """Draw uint8 images (n, C, H, W) as one picture, `columns` to a row."""
     ax.set_axis_off()
-    return ax.imshow(tiles(images, columns), interpolation="nearest")
+    return ax.imshow(tiles(images, columns, bits), interpolation="nearest")

@@ -1,7 +1,11 @@
-"""CelebA from folders of small pictures that the tests write, and the procedural faces."""
+"""CelebA and LFW from small pictures that the tests write, and the procedural faces."""
 
+import errno
+import http.client
 import json
 import shutil
+import sys
+import urllib.error
 import warnings
 
 import numpy as np
@@ -231,7 +235,8 @@ def test_a_split_without_any_readable_image_is_refused_until_the_images_are_bett
 
 
 def test_a_file_that_the_system_does_not_hand_over_is_not_skipped(folder, monkeypatch):
-    monkeypatch.setattr(celeba, "picture", lambda path, size: path.with_name("gone").read_bytes())
+    gone = lambda path, size, box: path.with_name("gone").read_bytes()  # noqa: E731
+    monkeypatch.setattr(celeba, "picture", gone)
     with pytest.raises(OSError, match="No such file"):
         data.load("celeba", size=32)
 
@@ -246,7 +251,7 @@ def test_pixels_are_pillows_and_the_last_tenth_is_the_test_set(root, folder, siz
     assert np.array_equal(faces.test, pictures(folder, NAMES[36:], size))
     assert (faces.shape, faces.name, faces.title) == ((3, size, size), "celeba", "CelebA")
     assert faces.attributes == () and faces.train_labels.shape == (36, 0)
-    assert "preparing CelebA: train: 100%" in capsys.readouterr().err
+    assert "preparing celeba: train: 100%" in capsys.readouterr().err
     assert names(root) == [f"celeba_{size}", "img_align_celeba"]
     shutil.rmtree(folder)
     assert equal(faces, data.load("celeba", size=size))
@@ -360,9 +365,9 @@ def test_with_a_limit_only_that_many_images_are_decoded(root, folder, monkeypatc
     write_partition(root, ".txt")
     looked_at, picture = [], celeba.picture
 
-    def counted(path, size):
+    def counted(path, size, box):
         looked_at.append(path)
-        return picture(path, size)
+        return picture(path, size, box)
 
     monkeypatch.setattr(celeba, "picture", counted)
     few = data.load("celeba", size=32, limit=5)
@@ -375,7 +380,7 @@ def test_with_a_limit_only_that_many_images_are_decoded(root, folder, monkeypatc
     assert equal(every, data.load("celeba", size=32, limit=1_000))
 
 
-@pytest.mark.parametrize("name", ["celeba", "faces"])
+@pytest.mark.parametrize("name", ["celeba", "lfw", "faces"])
 @pytest.mark.parametrize("size", [0, 48, 128, 64.0, "64", True])
 def test_other_sizes_are_refused(name, size):
     text = "size must be (64 or 32|an integer of at least 32), got "
@@ -390,7 +395,8 @@ def test_without_images_the_error_says_what_to_do(root):
     assert str(caught.value) == (
         f"there are no images in {root}/img_align_celeba. Put CelebA's aligned JPEGs into that "
         "folder, and its lists beside it (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; any "
-        "aligned faces will do); or take procedural faces by "
+        f"aligned faces will do); or a copy as Parquet files into {root}/celeba; or take "
+        "procedural faces by "
         'data.load("celeba", standin=True).'
     )
     assert names(root) == ["img_align_celeba"]
@@ -403,6 +409,208 @@ def test_damaged_attributes_json_is_refused_by_its_path(root, folder, content):
     named = "attributes.json" if content == "[" else "train_labels.npy"
     with pytest.raises(ValueError, match=rf"celeba_32/{named} is damaged .* move it away"):
         data.load("celeba", size=32)
+
+
+# Parquet files
+
+
+def as_bytes(path, kind):
+    """A cell of a column of images, as the hubs have them."""
+    content = path.read_bytes()
+    return {"bytes": content, "path": path.name} if kind == "struct" else content
+
+
+def write_parquet(place, jpegs, rows, kind="struct", signs=bool, **more):
+    """A file with images, an identity, a name and the attributes of these rows."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {"image": [as_bytes(jpegs / NAMES[i], kind) for i in rows]}
+    columns |= {"celeb_id": [7 + i for i in rows], "name": [NAMES[i] for i in rows]}
+    columns |= {COLUMNS[k]: [signs(ATTRIBUTES[i][k]) for i in rows] for k in range(3)} | more
+    place.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), place)
+
+
+HUBS = {"struct of bool": ("struct", bool), "bytes of 0 and 1": ("bytes", int)}
+HUBS["struct of -1 and 1"] = ("struct", lambda value: 2 * value - 1)
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_parquet_files_as_hubs_have_them_one_part_in_several_files(root, jpegs, hub):
+    parts = {"train-00001-of-00002": range(10, 20), "train-00000-of-00002": range(10)}
+    parts |= {"test-00000-of-00001": range(20, 26), "validation-00000-of-00001": range(26, 30)}
+    for name, rows in parts.items():
+        write_parquet(root / "celeba" / f"{name}.parquet", jpegs, rows, *HUBS[hub])
+    faces = data.load("celeba", size=32)
+    train, test = [*range(20), *range(26, 30)], range(20, 26)  # the validation images come last
+    assert np.array_equal(faces.train, pictures(jpegs, [NAMES[i] for i in train]))
+    assert np.array_equal(faces.test, pictures(jpegs, [NAMES[i] for i in test]))
+    assert faces.attributes == tuple(COLUMNS)  # neither the identity nor the name
+    assert faces.train_labels.tolist() == [ATTRIBUTES[i] for i in train]
+    assert faces.test_labels.tolist() == [ATTRIBUTES[i] for i in test]
+    few = data.load("celeba", size=64, limit=3)
+    assert np.array_equal(few.train, pictures(jpegs, NAMES[:3], 64))
+    assert np.array_equal(few.test, pictures(jpegs, NAMES[20:23], 64))
+
+
+def test_of_parquet_files_that_name_no_test_the_last_tenth_is_it(root, jpegs):
+    write_parquet(root / "celeba" / "data" / "0000.parquet", jpegs, range(N))
+    faces = data.load("celeba", size=32)
+    assert np.array_equal(faces.train, pictures(jpegs, NAMES[:36]))
+    assert np.array_equal(faces.test, pictures(jpegs, NAMES[36:]))
+
+
+def test_parquet_files_may_have_no_attributes_and_images_that_cannot_be_read(root, jpegs):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images = [as_bytes(jpegs / name, "struct") for name in NAMES]
+    images[3], images[5] = {"bytes": None, "path": "gone.jpg"}, {"bytes": b"x", "path": "x"}
+    (root / "celeba").mkdir()
+    parquet.write_table(pyarrow.table({"image": images}), root / "celeba" / "train.parquet")
+    text = r"2 unreadable images in .*celeba were left out: row 3 \(.*row 5 \("
+    with pytest.warns(UserWarning, match=text) as caught:
+        faces = data.load("celeba", size=32)
+    assert caught[0].filename == __file__
+    assert faces.attributes == () and faces.train_labels.shape == (34, 0)
+    assert np.array_equal(faces.train[3], by_pillow(jpegs / NAMES[4], 32))
+
+
+def test_many_rows_stay_in_order(root, jpegs):
+    """More than are read, and more than are decoded, at once."""
+    rows = [i % N for i in range(1_300)]
+    write_parquet(root / "celeba" / "train.parquet", jpegs, rows, "bytes", index=[*range(1_300)])
+    faces = data.load("celeba", size=32)
+    every = torch.cat([faces.train, faces.test])
+    first = pictures(jpegs, NAMES)
+    assert all(np.array_equal(every[i], first[i % N]) for i in range(1_300))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "no images"])
+def test_damaged_parquet_files_are_refused(root, jpegs, damage):
+    path = root / "celeba" / "train.parquet"
+    write_parquet(path, jpegs, range(10), **({"more": [b"x"] * 10} if damage != "cut off" else {}))
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:1_000])
+    reason = "train.parquet" if damage == "cut off" else "one column must hold bytes, got"
+    with pytest.raises(ValueError, match=rf"celeba is damaged .*{reason}.*move it away"):
+        data.load("celeba")
+
+
+def test_without_pyarrow_the_error_says_what_to_install(root, monkeypatch):
+    (root / "celeba").mkdir()
+    (root / "celeba" / "train.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    text = rf"to read {root}/celeba/\*.parquet, pip install pyarrow"
+    with pytest.raises(FileNotFoundError, match=text):
+        data.load("celeba")
+
+
+def test_a_folder_of_images_goes_before_parquet_files(root, folder):
+    (root / "celeba").mkdir()
+    (root / "celeba" / "train.parquet").write_bytes(b"")
+    assert len(data.load("celeba", size=32).train) == 36
+
+
+# Labelled Faces in the Wild
+
+PEOPLE = {f"Person_{i:02d}": 1 + i % 3 for i in range(20)}  # and how many photographs of each
+
+
+def write_lfw(home):
+    """What scikit-learn unpacks: lfw_home/lfw_funneled/NAME/NAME_0001.jpg, of 250 x 250."""
+    for person, count in PEOPLE.items():
+        folder = home / "lfw_home" / "lfw_funneled" / person
+        folder.mkdir(parents=True)
+        for i in range(count):
+            photograph(100 * i + int(person[-2:]), 250, 250).save(
+                folder / f"{person}_{i + 1:04d}.jpg", quality=90
+            )
+    (home / "lfw_home" / "lfw_funneled" / "pairs.txt").write_text("10 300")
+
+
+def lfw_pictures(home, people, size):
+    """The middle square of 160 x 160 pixels, 10 higher, shrunk by Pillow."""
+    paths = [path for person in people for path in sorted(home.rglob(f"{person}/*.jpg"))]
+    squares = [
+        Image.open(p).resize((size, size), Image.Resampling.BILINEAR, box=(45, 35, 205, 195))
+        for p in paths
+    ]
+    return np.stack([np.asarray(square).transpose(2, 0, 1) for square in squares])
+
+
+def fake_fetch(monkeypatch, outcome):
+    """scikit-learn's downloader replaced by outcome(data_home=...); returns what was asked."""
+    asked = []
+
+    def fetch_lfw_people(**options):
+        asked.append(options)
+        outcome(options["data_home"])
+
+    monkeypatch.setattr("sklearn.datasets.fetch_lfw_people", fetch_lfw_people)
+    monkeypatch.setenv("FLOWLIB_FAST", "0")
+    return asked
+
+
+@pytest.mark.parametrize("size", [64, 32])
+def test_lfw_is_fetched_once_and_nobody_is_in_both_parts(root, monkeypatch, size):
+    asked = fake_fetch(monkeypatch, write_lfw)
+    faces = data.load("lfw", size=size)
+    assert [options["data_home"] for options in asked] == [root]
+    people = list(PEOPLE)
+    assert np.array_equal(faces.train, lfw_pictures(root, people[:18], size))
+    assert np.array_equal(faces.test, lfw_pictures(root, people[18:], size))
+    assert (faces.name, faces.title) == ("lfw", "Labelled Faces in the Wild")
+    assert faces.shape == (3, size, size) and faces.attributes == ()
+    assert faces.train_labels.shape == (len(faces.train), 0)
+    other = data.load("lfw", size=96 - size, limit=2)
+    assert len(asked) == 1 and len(other.train) == len(other.test) == 2
+    shutil.rmtree(root / "lfw_home")
+    assert equal(faces, data.load("lfw", size=size)) and len(asked) == 1
+
+
+def test_lfw_that_lies_in_a_read_only_root_is_prepared_in_the_cache(root, tmp_path):
+    write_lfw(root)
+    root.chmod(0o555)
+    assert len(data.load("lfw", size=32).train) == sum(list(PEOPLE.values())[:18])
+    assert names(tmp_path / "cache" / "flowlib") == ["lfw_32"]
+    root.chmod(0o755)
+
+
+def test_an_empty_folder_of_lfw_is_refused(root):
+    (root / "lfw_home" / "lfw_funneled").mkdir(parents=True)
+    with pytest.raises(ValueError, match="lfw_funneled has 0 training and 0 test images"):
+        data.load("lfw")
+
+
+def test_lfw_is_left_alone_in_fast_mode(root, monkeypatch):
+    asked = fake_fetch(monkeypatch, write_lfw)
+    monkeypatch.setenv("FLOWLIB_FAST", "1")
+    with pytest.raises(FileNotFoundError, match="downloading failed: FLOWLIB_FAST=1 forbids it"):
+        data.load("lfw")
+    assert asked == [] and names(root) == []
+
+
+ERRORS = [urllib.error.URLError("Name or service not known"), http.client.IncompleteRead(b"", 5)]
+ERRORS += [OSError(errno.ENOSPC, "No space left on device")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["no network", "cut short", "disk full"])
+def test_when_lfw_cannot_be_had_the_error_says_what_to_do(root, monkeypatch, error):
+    def fails(home):
+        raise error
+
+    fake_fetch(monkeypatch, fails)
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load("lfw")
+    assert str(caught.value) == (
+        f"Labelled Faces in the Wild is not there, and downloading failed: {error}. Connect to "
+        f"the network; or put scikit-learn's lfw_home into {root}; or take "
+        'data.load("lfw", standin=True): faces in the same shape.'
+    )
+    with pytest.warns(UserWarning, match='"faces" stands in for Labelled Faces in the Wild'):
+        assert data.load("lfw", size=32, limit=5, standin=True).standin_for == "lfw"
 
 
 # Procedural faces

@@ -622,6 +622,11 @@ def test_images_of_another_kind_are_refused(images, message):
 def test_images_with_more_levels_than_the_flow_has_are_refused():
     with pytest.raises(ValueError, match=r"takes 0 \.\.\. 31, got 255"):
         quick_fit(small_flow(bits=5))
+    few = data.ImageSet("few", IMAGES // 8, None, None, None, bits=5)
+    text = "few has images of 5 bits, the flow takes 8: build it with bits=5"
+    with pytest.raises(ValueError, match=text):
+        quick_fit(small_flow(bits=8), few)
+    assert len(quick_fit(small_flow(bits=5), few).loss) == 20
     assert len(quick_fit(small_flow(bits=5), IMAGES // 8).loss) == 20
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from skimage import data as pictures
 from sklearn.datasets import load_digits, load_sample_images
 from torchvision import datasets
 
@@ -176,7 +177,7 @@ def test_a_prepared_set_of_mnists_size_opens_in_less_than_50_ms(root):
 
 
 def test_an_unknown_name_is_answered_with_those_there_are():
-    text = "no image set 'MNIST'; there are mnist, cifar10, digits, photos, celeba, faces"
+    text = "no image set 'MNIST'; there are mnist, cifar10, celeba, lfw, digits, photos, faces"
     with pytest.raises(ValueError, match=text):
         data.load("MNIST")
 
@@ -188,7 +189,7 @@ def test_a_bad_limit_is_refused(limit):
 
 
 def test_only_faces_have_a_size():
-    text = r'size goes with "celeba" and "faces"; MNIST is always \(1, 28, 28\)'
+    text = r"size goes with sets of faces; MNIST is always \(1, 28, 28\)"
     with pytest.raises(ValueError, match=text):
         data.load("mnist", size=64, standin=True)
 
@@ -201,11 +202,12 @@ def test_a_limit_cuts_both_splits(root):
 
 
 def test_importing_the_package_imports_none_of_the_libraries_that_only_preparing_needs():
+    heavy = {"torchvision", "sklearn", "skimage", "pyarrow", "PIL"}
     for path in Path(images.__file__).parent.glob("*.py"):
         for node in ast.parse(path.read_text()).body:
             modules = [name.name for name in getattr(node, "names", [])]
             modules.append(getattr(node, "module", None) or "")
-            assert not {"torchvision", "sklearn", "PIL"} & {m.split(".")[0] for m in modules}, path
+            assert not heavy & {module.split(".")[0] for module in modules}, path
 
 
 # Building from torchvision's files
@@ -566,23 +568,29 @@ def test_digits_are_scikit_learns_in_the_middle_of_mnists_frame():
 
 def test_photos_are_crops_and_no_training_crop_touches_the_strip_of_the_test_crops():
     photos = data.load("photos")
-    assert photos.train.shape == (8_000, 3, 32, 32) and photos.test.shape == (1_000, 3, 32, 32)
-    tops = {}  # where a crop may come from: its photograph and its first row
-    for label, photo in enumerate(load_sample_images().images):
-        half = photo[:426].reshape(213, 2, 320, 2, 3).mean((1, 3)).astype(np.uint8)
+    assert photos.train.shape == (12_000, 3, 32, 32) and photos.test.shape == (1_500, 3, 32, 32)
+    originals = [*load_sample_images().images, pictures.astronaut(), pictures.chelsea()]
+    tops, heights = {}, []  # where a crop may come from: its photograph and its first row
+    for label, photo in enumerate([*originals, pictures.coffee(), pictures.rocket()]):
+        H, W = photo.shape[0] // 2, photo.shape[1] // 2
+        half = photo[: 2 * H, : 2 * W].reshape(H, 2, W, 2, 3).mean((1, 3)).astype(np.uint8)
         windows = np.lib.stride_tricks.sliding_window_view(half, (32, 32), (0, 1))
         for top, row in enumerate(windows):
             for window in row:
                 tops.setdefault(hash(window.tobytes()), set()).add((label, top))
-    train, test = {*range(104 - 31), *range(152, 213 - 31)}, set(range(104, 152 - 31))
-    for pixels, labels, allowed in (
-        (photos.train, photos.train_labels, train),
-        (photos.test, photos.test_labels, test),
+        heights.append(H)
+    for split, pixels, labels in (
+        ("train", photos.train, photos.train_labels),
+        ("test", photos.test, photos.test_labels),
     ):
         for image, label in zip(pixels.numpy(), labels.tolist()):
-            assert tops[hash(image.tobytes())] & {(label, top) for top in allowed}
-        assert labels.bincount().tolist() == [len(pixels) // 2] * 2
+            strip = range(heights[label] // 2 - 24, heights[label] // 2 + 24)
+            found = [top for i, top in tops[hash(image.tobytes())] if i == label]
+            shared = [len({*strip} & {*range(top, top + 32)}) for top in found]
+            assert (0 if split == "train" else 32) in shared
+        assert labels.bincount().tolist() == [len(pixels) // 6] * 6
         assert len(set(map(bytes, pixels.numpy()))) > 0.85 * len(pixels)
+    assert photos.train_labels[:6].tolist() == [0, 1, 2, 3, 4, 5]  # a limit takes some of each
 
 
 @pytest.mark.parametrize("name", ["digits", "photos"])
@@ -601,5 +609,9 @@ def test_fewer_bits_are_the_highest_of_every_pixel(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWLIB_DATA", str(tmp_path))
     whole, few = (data.load("digits", limit=20, bits=bits) for bits in (8, 5))
     assert torch.equal(few.train, whole.train // 8) and torch.equal(few.test, whole.test // 8)
+    assert (few.bits, few.title) == (5, "digits, 5 bits") and (whole.bits, whole.title) == (
+        8,
+        "digits",
+    )
     with pytest.raises(ValueError, match="images hold at most 8 bits, got bits=9"):
         data.load("digits", bits=9)

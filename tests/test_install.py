@@ -126,7 +126,7 @@ def test_a_checkout_that_cannot_be_written_puts_data_into_the_cache(checkout, py
     code = """
 from flowlib import checkpoints, data
 checkpoints.load("moons")
-checkpoints.load("faces_small")
+checkpoints.load("faces")
 data.load("digits")
 """
     python(checkout, "-c", code, HOME=".")

@@ -137,6 +137,18 @@ def test_tiles_leave_a_pixel_between_images(ax):
     assert np.array_equal(drawn[1:9, 1:9, 0], images[0, 0])
 
 
+@pytest.mark.parametrize("bits", [1, 3, 5, 8])
+def test_pictures_of_few_bits_go_from_black_to_white(ax, bits):
+    levels = torch.arange(2**bits, dtype=torch.uint8).view(-1, 1, 1, 1)
+    shown = plotting.image_grid(ax, levels, columns=2**bits, bits=bits).get_array()[1, 1::2, 0]
+    assert np.allclose(shown, np.linspace(0, 255, 2**bits), atol=1)
+    assert shown[0] == 0 and shown[-1] == 255
+    if bits < 8:
+        text = f"images of {bits} bits are 0 ... {2**bits - 1}, got {2**bits}"
+        with pytest.raises(ValueError, match=text):
+            plotting.tiles(levels + 1, bits=bits)
+
+
 @pytest.mark.parametrize("columns", [2, 5])
 def test_layer_strip_shows_the_data_and_every_layer(flow, columns):
     x = torch.randn(20, 2)

@@ -43,6 +43,7 @@ def test_environment_yml_and_pyproject_name_the_same_packages_and_bounds():
 
 def test_every_conda_dependency_says_what_it_is_for():
     development = {"nbval", "nbclient", "nbformat", "pytest", "pytest-xdist", "ruff", "setuptools"}
+    development.add("pyarrow")
     lines = conda_lines()
     assert [line for line in lines if "#" not in line] == [
         line for line in lines if re.match(r"python>", line)

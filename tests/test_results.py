@@ -48,9 +48,8 @@ def test_a_card_holds_the_figures_of_the_table(results):
         64,
         8,
     )
-    assert 64 / card["images_per_second"] == pytest.approx(
-        card["seconds"], abs=0.06
-    )  # which is rounded to a tenth
+    rate = card["images_per_second"]  # both are rounded to a tenth
+    assert 64 / rate == pytest.approx(card["seconds"], abs=0.06 + 0.05 * 64 / rate**2)
     assert card["share_of_bfloat16_peak"] >= 0
     assert card["bits_per_dim_8_draws"] <= card["bits_per_dim"] + 0.2
     speed = f"| 64 | {card['images_per_second']:.0f} | {card['share_of_bfloat16_peak']:.1%} | 8 |"
@@ -131,12 +130,8 @@ def test_all_that_will_be_shipped_fits_into_40_megabytes(results, tmp_path):
 
 def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(results):
     families = {*results.ON_CPU, *results.ON_GPU}
-    on_request = {
-        "celeba",
-        "celeba_32",
-        "celeba_32_5bit",
-        "mnist_variational",
-        "mnist_conditional",
-    }  # hours, or data that few have
+    on_request = {"celeba", "celeba_32", "celeba_32_5bit", "mnist_variational"}  # hours, rare data
+    on_request |= {"mnist_conditional"}
+    on_request |= {"cifar10_small", "faces_32", "faces_small"} & set(recipes.RECIPES)  # superseded
     assert set(recipes.RECIPES) - families == {"tiny", *on_request}
     assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)

@@ -389,3 +389,14 @@ REFUSALS = {
 def test_bad_arguments_are_refused(plane, pixels, history, text):
     with pytest.raises(ValueError, match=text):
         REFUSALS[text](plane, pixels, history)
+
+
+def test_images_of_few_bits_are_as_bright_as_others():
+    for explorer in ("latent_sliders", "interpolate", "manifold", "explore_scales"):
+        brightness = []
+        spread = ((IMAGES // 8).long() * 255 // 31).to(torch.uint8)
+        for images, bits in ((IMAGES // 8, 5), (spread, 8)):
+            flow = models.realnvp_image((1, 8, 8), scales=2, width=4, blocks=1, bits=bits).eval()
+            w = EXPLORERS[explorer](None, None, flow, images, None)
+            brightness.append(picture(w).mean())
+        assert abs(brightness[0] - brightness[1]) < 3, explorer

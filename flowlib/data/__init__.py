@@ -2,9 +2,9 @@
 
 from .faces import ATTRIBUTES, draw_faces
 from .images import ImageSet, load
-from .toys import Banana, Checkerboard, Density, Rings, Sinusoid, TwoMoons, TwoSpirals
+from .toys import Checkerboard, Density, Rings, Sinusoid, TwoMoons, TwoSpirals
 
 __all__ = [
-    "Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings", "Banana",
+    "Density", "TwoMoons", "Sinusoid", "Checkerboard", "TwoSpirals", "Rings",
     "ImageSet", "load", "ATTRIBUTES", "draw_faces",
 ]  # fmt: skip

@@ -1,9 +1,8 @@
 """Faces drawn from a recipe: soft shapes painted over one another, every attribute known.
 
-Three systems of coordinates are in use, y pointing down in each. The picture is the square from
--1 to 1. The head is the unit disc in (u, v): position, tilt and proportions end there. The face
-(X, Y) is that disc seen from straight ahead: turning the head slides the features over it, nearer
-ones farther. All is float32, whatever torch's default dtype is.
+There are three systems of coordinates, y pointing down. The picture is the square from -1 to 1. The
+head is the unit disc in (u, v): position, tilt and proportions end there. The face (X, Y) is that
+disc seen from straight ahead: turning the head slides the features over it, nearer ones farther.
 """
 
 import math
@@ -12,8 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from ..common import generator, integer, rand
-from .toys import on_cpu
+from ..common import generator, integer, on_cpu, rand
 
 ATTRIBUTES = ("smiling", "glasses", "beard", "long_hair", "bald", "dark_hair", "facing_left")
 BLOCK = 32  # faces are always drawn in whole blocks: none depends on how many were asked for
@@ -133,19 +131,16 @@ def paint(p, size):
     c.head = ellipse(c.u, c.v, 1, 1, c.soft)
     c.ex, c.ey = c.X.abs() - p.eye_apart, c.Y + 0.02  # seen from an eye, both eyes at once
     c.curls = p.curl * torch.cos(15 * c.u) * torch.cos(11 * c.v + 6 * c.u.square())
-    for part in (
-        backdrop, clothes, ears, hair_behind, neck, skin, beard, eyes, brows, nose, mouth, glasses,
-        hair_in_front,
-    ):  # fmt: skip
+    # Back to front; each takes the people and the canvas.
+    for part in (scene, behind_the_face, skin, eyes, nose_and_mouth, glasses, hair):
         part(p, c)
     return c.image
 
 
 class Canvas(SimpleNamespace):
-    """The picture so far, `image` (B, 3, H, W), and where its pixels lie: x, y, u, v, X and Y.
+    """The picture so far, `image` (B, 3, H, W), and where its pixels lie, (B, 1, H, W) or alike.
 
-    Those are (B, 1, H, W) or broadcast to it. Edges are ramps a little wider than a pixel, which
-    is `pixel` in the picture and about `soft` on the head.
+    Edges are ramps a little wider than a pixel: `pixel` in the picture, about `soft` on the head.
     """
 
     def add(self, opacity, colour):
@@ -170,34 +165,22 @@ def spot(x, y, width, height):
     return (1 - (x / width).square() - (y / height).square()).clamp_(min=0).square_()
 
 
-# The parts, back to front. Each takes the people and the canvas.
-
-
-def backdrop(p, c):
+def scene(p, c):
     down = (c.y + 0.4 * p.light * c.x + 1.4) / 2.8
     c.image = torch.lerp(p.backdrop, p.backdrop_below, down) + 0.10 * spot(c.x, c.y, 1.3, 1.3)
-
-
-def clothes(p, c):
     body = ellipse(c.x - p.centre_x / 2, c.y - 1.22, 0.90, 0.50, c.pixel)
     c.add(body, p.clothes * (1 + 0.25 * p.light * c.x - 0.35 * spot(c.x, c.y - 0.75, 0.6, 0.5)))
 
 
-def ears(p, c):
+def behind_the_face(p, c):
     x, y = c.u.abs() - 0.99 - 0.10 * p.yaw * c.u.sign(), c.v - 0.06
     c.add(ellipse(x, y, 0.14, 0.20, c.soft), p.skin * 0.92)
-    c.shade(0.30 * spot(x - 0.02, y, 0.10, 0.16))
-
-
-def hair_behind(p, c):
+    c.shade(0.30 * spot(x - 0.02, y, 0.10, 0.16))  # ears; now hair
     above, below = (-c.v).clamp(min=0) / p.volume, (c.v - p.hair_end + 0.25).clamp(min=0) / 0.25
     width = 1.03 + 0.4 * (p.volume - 1) + 0.10 * (1 + c.v.clamp(-1, 1)) * p.long_hair
     radius = ((c.u / width).square() + above.square() + below.square()).sqrt()
     hair = inside(radius - 1 + 0.05 * c.curls, c.soft) * ~p.bald
     c.add(hair, p.hair * (0.75 - 0.15 * c.v + 0.05 * c.curls))
-
-
-def neck(p, c):
     throat = ellipse(c.x - p.centre_x / 2, c.y - 0.45, 0.25, 0.49, c.pixel)
     c.add(throat, p.skin * 0.95)
     c.shade(throat * (0.08 + 0.40 * ellipse(c.u, c.v - 0.12, 1, 1, 0.25)))  # the head's shadow
@@ -210,10 +193,7 @@ def skin(p, c):
     c.shade(-0.12 * spot(c.u - 0.3 * p.light, c.v + 0.55, 0.5, 0.35))
     cheeks = spot(c.X.abs() - 0.50, c.Y - 0.30 + 0.05 * p.smile, 0.32, 0.28)
     c.add(c.head * cheeks * p.blush, p.skin * rgb((1.0, 0.66, 0.62)))
-
-
-def beard(p, c):
-    jaw = ellipse(c.u, c.v, 1.02, 1.04, c.soft)
+    jaw = ellipse(c.u, c.v, 1.02, 1.04, c.soft)  # for the beard
     cheek = inside(0.43 - 0.40 * c.X.square().square() - c.Y, 0.16)
     lit = 1.0 - 0.25 * c.v + 0.15 * p.light * c.u
     c.add(jaw * cheek * p.beard_density * p.beard, p.hair * lit)
@@ -230,23 +210,18 @@ def eyes(p, c):
     glint = ellipse(x - 0.035 * p.light.sign(), y + 0.04, 0.025, 0.025, c.soft)
     c.add(0.9 * glint, rgb((1.0, 1.0, 1.0)))
     c.add(0.8 * inside((c.ey + 0.01 + lid).abs() - 0.014, c.soft) * (lid > 0), p.skin * 0.18)
-
-
-def brows(p, c):
     along = 1 - (c.ex / 0.24).square()
     off = (c.ey + p.brow_height + p.brow_arch * along - 0.05 * c.ex).abs() - p.brow_weight
     c.add((2.5 * along).clamp(0, 0.85) * inside(off, c.soft), 0.75 * torch.minimum(p.hair, p.skin))
 
 
-def nose(p, c):
+def nose_and_mouth(p, c):
     x, y = c.X + 0.25 * p.yaw, c.Y - p.nose_length
     c.shade(0.20 * spot(x + 0.10 * p.light, y + 0.14, 0.12, 0.36))
     c.shade(0.30 * spot(x, y - 0.05, p.nose_width + 0.05, 0.08))
     c.shade(-0.16 * spot(x - 0.02 * p.light, y + 0.05, 0.09, 0.14))
     c.shade(0.55 * spot(x.abs() - 0.55 * p.nose_width, y - 0.03, 0.065, 0.05))
 
-
-def mouth(p, c):
     x = (c.X + 0.10 * p.yaw) / (p.mouth_width * (1 + 0.18 * p.smile))
     bow = (1 - x.square()).clamp(min=-1)  # 1 in the middle, 0 in the corners
     y = c.Y - 0.56 - (0.06 + 0.04 * p.smile + 0.09 * p.smile.clamp(min=0)) * (bow - 0.6)
@@ -270,7 +245,7 @@ def glasses(p, c):
     c.add(0.9 * inside(torch.minimum(rim.abs() - 0.020, bar), c.soft) * p.glasses, p.frame)
 
 
-def hair_in_front(p, c):
+def hair(p, c):
     width = 1 + 0.7 * (p.volume - 1) * (0.2 - c.v).clamp(0, 1)  # close to the head below the ears
     crown = torch.hypot(c.u / width, c.v / p.volume) - 1 + 0.05 * c.curls
     fan = (c.X - p.parting) / (c.Y + 1.8).clamp(min=0.3)  # strands spread out from the crown
@@ -279,5 +254,5 @@ def hair_in_front(p, c):
     brink = brink + 0.10 * c.curls + 0.025 * strands
     c.shade(0.22 * c.head * inside(brink, 0.30) * ~p.bald)  # the hair's shadow
     gloss = 0.90 + 0.30 * spot(c.u - 0.35 * p.light, c.v + 0.72, 0.7, 0.30) + 0.12 * p.light * c.u
-    hair = inside(crown, c.soft) * inside(brink, 1.2 * c.soft) * ~p.bald
-    c.add(hair, p.hair * (gloss + 0.06 * strands + 0.15 * c.curls))
+    shape = inside(crown, c.soft) * inside(brink, 1.2 * c.soft) * ~p.bald
+    c.add(shape, p.hair * (gloss + 0.06 * strands + 0.15 * c.curls))

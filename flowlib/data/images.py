@@ -27,16 +27,18 @@ from .celeba import sound
 FILES = ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"]
 SHAPES = dict.fromkeys(("mnist", "digits"), (1, 28, 28))  # faces come in sizes
 SHAPES |= dict.fromkeys(("cifar10", "photos"), (3, 32, 32))
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "faces": "procedural faces"}
+LFW = "lfw_home/lfw_funneled"  # as scikit-learn calls it
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
+TITLES |= {"lfw": "Labelled Faces in the Wild", "faces": "procedural faces"}
 ORIGINALS = {"mnist": ("MNIST", "MNIST/raw"), "cifar10": ("CIFAR10", "cifar-10-batches-py")}
-STANDINS = {"mnist": "digits", "cifar10": "photos", "celeba": "faces"}
+STANDINS = {"mnist": "digits", "cifar10": "photos", "celeba": "faces", "lfw": "faces"}
 
 
 @dataclass(eq=False)
 class ImageSet:
     """Images (N, C, H, W) and labels (N,), uint8; writing to them never reaches the disk.
 
-    Faces have labels (N, A) in {0, 1}, whose columns `attributes` names.
+    Pixels are 0 ... 2^bits - 1. Faces have labels (N, A) in {0, 1}; `attributes` names the columns.
 
     >>> ImageSet("mine", torch.zeros(5, 1, 8, 8, dtype=torch.uint8), None, None, None).shape
     torch.Size([1, 8, 8])
@@ -49,6 +51,7 @@ class ImageSet:
     test_labels: Tensor | None = field(repr=False)
     standin_for: str | None = None
     attributes: tuple[str, ...] | None = field(default=None, repr=False)
+    bits: int = field(default=8, repr=False)
 
     @property
     def is_standin(self) -> bool:
@@ -63,26 +66,23 @@ class ImageSet:
     @property
     def title(self) -> str:
         """The name for titles of figures: "MNIST", or "digits, a stand-in for MNIST"."""
-        title = TITLES.get(self.name, self.name)
+        title = TITLES.get(self.name, self.name) + f", {self.bits} bits" * (self.bits < 8)
         return f"{title}, a stand-in for {TITLES[self.standin_for]}" if self.is_standin else title
 
 
 def load(
-    name: str,
-    *,
-    size: int | None = None,
-    limit: int | None = None,
-    bits: int = 8,
-    standin: bool = False,
+    name: str, *, size: int | None = None, limit: int | None = None, bits: int = 8, standin=False
 ) -> ImageSet:
-    """The image set "mnist", "cifar10", "digits", "photos", "celeba" or "faces".
+    """The image set "mnist", "cifar10", "celeba" or "lfw"; "digits", "photos" or "faces".
 
-    It is prepared on first use: from torchvision's own files, packed or not, or downloaded (never
-    with FLOWLIB_FAST=1); CelebA from a folder img_align_celeba/ of JPEGs. With standin=True, a set
-    that cannot be had is replaced, with a warning, by one of the same shape that ships with the
-    install. Faces are 3 x size x size, 64 (the default) or 32. With a limit, only the first `limit`
-    images of each split are given, and no more faces prepared; of fewer than 8 `bits` the highest,
-    as 0 ... 2^bits - 1. Raises ValueError for arguments that don't fit and damaged files,
+    It is prepared on first use, from files in $FLOWLIB_DATA or (never with FLOWLIB_FAST=1) the net:
+    mnist, cifar10   torchvision's files, packed or not, or its download
+    celeba           JPEGs in img_align_celeba/, or celeba/*.parquet for pyarrow; no download
+    lfw              scikit-learn's lfw_home/, or its download (233 MB); no attributes
+    With standin=True, one of the shape that needs neither takes its place, with a warning: digits,
+    photos, or drawn faces. Faces have a size, 64 (the default) or 32. With a limit, only the first
+    `limit` images of each split are given, and no more faces prepared; of fewer than 8 `bits` the
+    highest, as 0 ... 2^bits - 1. Raises ValueError for bad arguments and damaged files,
     FileNotFoundError for a set that cannot be had.
 
     >>> load("digits", limit=100).train.shape
@@ -96,7 +96,7 @@ def load(
         if size not in (64, 32):
             raise ValueError(f"size must be 64 or 32, got {size}")
     elif size is not None:
-        raise ValueError(f'size goes with "celeba" and "faces"; {title} is always {SHAPES[name]}')
+        raise ValueError(f"size goes with sets of faces; {title} is always {SHAPES[name]}")
     limit = None if limit is None else integer("limit", limit, at_least=1)
     if integer("bits", bits, at_least=1) > 8:
         raise ValueError(f"images hold at most 8 bits, got bits={bits}")
@@ -146,7 +146,7 @@ def _load(name, size, limit, bits):
     train, train_labels, test, test_labels = (array[:limit] for array in arrays)
     if bits < 8:
         train, test = train >> (8 - bits), test >> (8 - bits)
-    return ImageSet(name, train, train_labels, test, test_labels, attributes=attributes)
+    return ImageSet(name, train, train_labels, test, test_labels, None, attributes, bits)
 
 
 def _is_prepared(folder):
@@ -183,6 +183,21 @@ def _save(folder, split, images, labels):
     np.save(folder / f"{split}_labels.npy", np.asarray(labels, np.uint8))
 
 
+@contextlib.contextmanager
+def downloading(name, advice):
+    """Refuses to in fast mode, and says what else to do where it fails."""
+    try:
+        if budget(False, True):
+            raise RuntimeError("FLOWLIB_FAST=1 forbids it")
+        yield
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise FileNotFoundError(
+            f"{TITLES[name]} is not there, and downloading failed: {error}. Connect to the network;"
+            f' or put {advice}; or take data.load("{name}", standin=True): {STANDINS[name]} in the '
+            "same shape."
+        ) from error
+
+
 def build_from_torchvision(folder, root, name, *_):
     """From torchvision's files, which may be packed or have dotted names; or downloaded."""
     from torchvision import datasets
@@ -199,16 +214,8 @@ def build_from_torchvision(folder, root, name, *_):
         if name == "cifar10" and archive.is_file() and not any(copies.iterdir()):
             datasets.utils.extract_archive(archive, work)
         if not any(copies.iterdir()):
-            try:
-                if budget(False, True):
-                    raise RuntimeError("FLOWLIB_FAST=1 forbids it")
+            with downloading(name, f"torchvision's files into {originals}"):
                 dataset(work, download=True)
-            except (OSError, RuntimeError, HTTPException) as error:
-                raise FileNotFoundError(
-                    f"{TITLES[name]} is not there, and downloading failed: {error}. Connect to the "
-                    f"network; or put torchvision's files into {originals}; or take "
-                    f'data.load("{name}", standin=True): {STANDINS[name]} in the same shape.'
-                ) from error
         for split in ("train", "test"):
             data = dataset(work, train=split == "train")
             images = data.data if name == "mnist" else data.data.transpose(0, 3, 1, 2)
@@ -228,23 +235,43 @@ def build_digits(folder, *_):
 
 
 def build_photos(folder, *_):
-    """32 x 32 crops of scikit-learn's two photographs at half scale; the label says which one.
+    """32 x 32 crops of six photographs at half scale; the label says which one.
 
-    Test crops come from a level strip, training crops from above and below it.
+    Two are scikit-learn's, a temple and a flower; four scikit-image's, an astronaut, a cat, a cup
+    of coffee and a rocket. Test crops come from a level strip, training crops from above and below.
     """
+    from skimage import data
     from sklearn.datasets import load_sample_images
 
-    photos, rng = load_sample_images().images, np.random.default_rng(0)  # two of (427, 640, 3)
-    strips = {"train": [slice(0, 208), slice(304, 426)], "test": [slice(208, 304)]}
-    for split, n in (("train", 2_000), ("test", 500)):
-        crops = []
-        for photo in (photo[rows] for rows in strips[split] for photo in photos):
-            half = photo.reshape(-1, 2, 320, 2, 3).mean((1, 3)).astype(np.uint8)
-            windows = np.lib.stride_tricks.sliding_window_view(half, (32, 32), (0, 1))
-            top, left = (rng.integers(count, size=n) for count in windows.shape[:2])
-            crops.append(windows[top, left])
-        images = np.stack(crops, 1).reshape(-1, 3, 32, 32)
-        _save(folder, split, images, np.arange(len(images)) % 2)
+    photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    crops, rng = {"train": [], "test": []}, np.random.default_rng(0)
+    for photo in [*load_sample_images().images, *photos]:
+        rows, columns = photo.shape[0] // 2, photo.shape[1] // 2
+        half = photo[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, 3).mean((1, 3))
+        windows = np.lib.stride_tricks.sliding_window_view(half.astype(np.uint8), (32, 32), (0, 1))
+        above, tops = rows // 2 - 24, np.arange(rows - 31)  # the strip has 48 rows
+        apart, inside = (tops <= above - 32) | (tops >= above + 48), abs(tops - above - 8) <= 8
+        for split, allowed, n in (("train", apart, 2_000), ("test", inside, 250)):
+            chosen = rng.choice(tops[allowed], n), rng.integers(columns - 31, size=n)
+            crops[split].append(windows[chosen])
+    for split, parts in crops.items():
+        images = np.stack(parts, 1).reshape(-1, 3, 32, 32)
+        _save(folder, split, images, np.arange(len(images)) % len(parts))
+
+
+def build_photographs(folder, root, name, size, limit):
+    """CelebA as it lies there; LFW as scikit-learn has it there, or downloads it."""
+    if name == "celeba":
+        source = celeba.find_celeba(root)
+    else:
+        home = root if (root / LFW).is_dir() else folder.parent
+        if not (home / LFW).is_dir():
+            with downloading(name, f"scikit-learn's lfw_home into {root}"):
+                from sklearn.datasets import fetch_lfw_people
+
+                fetch_lfw_people(data_home=home, min_faces_per_person=500)  # all; reads one's faces
+        source = celeba.find_people(home / LFW)
+    celeba.write(folder, source, name, size, limit)
 
 
 def build_faces(folder, root, name, size, limit):
@@ -256,6 +283,6 @@ def build_faces(folder, root, name, size, limit):
 
 
 BUILDERS = {
-    "mnist": build_from_torchvision, "cifar10": build_from_torchvision, "digits": build_digits,
-    "photos": build_photos, "celeba": celeba.build, "faces": build_faces,
+    "mnist": build_from_torchvision, "cifar10": build_from_torchvision, "celeba": build_photographs,
+    "lfw": build_photographs, "digits": build_digits, "photos": build_photos, "faces": build_faces,
 }  # fmt: skip

@@ -55,12 +55,12 @@ def latent_sliders(flow: Flow, directions, images) -> Explorer:
     columns = min(len(images), 5)
     height = min(420, 30 + -(-len(images) // columns) * 760 // columns)
     figure, (ax,) = axes_row(760, height, 1, left=0, right=1, bottom=0.01, top=0.99)
-    grid = plotting.image_grid(ax, images, columns)
+    grid = plotting.image_grid(ax, images, columns, flow.dequantize.bits)
 
     def update(temperature, **amounts):
         z = temperature * start + sum(amounts[name] * directions[name] for name in amounts)
         decoded = flow.inverse(z)[0]
-        grid.set_data(plotting.tiles(decoded, columns))
+        grid.set_data(plotting.tiles(decoded, columns, flow.dequantize.bits))
         length = z.norm(dim=1).mean() / D**0.5
         text = f"mean length of the latents {length:.2f} √D (of draws from the base density: 1)"
         return {"z": z, "images": decoded}, text
@@ -90,13 +90,13 @@ def interpolate(flow: Flow, a, b) -> Explorer:
     start, end = flow.encode(ends)
     figure, axes = axes_row(760, 225, 4, top=0.87, **MARGINS)
     titles = ["a  (t = 0)", "straight", "spherical", "b  (t = 1)"]
-    panels = _panels(axes, ends[[0, 0, 1, 1]], titles)[1:3]
+    panels = _panels(flow, axes, ends[[0, 0, 1, 1]], titles)[1:3]
 
     def update(t):
         z = torch.stack([torch.lerp(start, end, t), spherical(start, end, t)])
         images = flow.inverse(z)[0]
         for panel, image in zip(panels, images):
-            panel.set_data(plotting.tiles(image[None]))
+            panel.set_data(plotting.tiles(image[None], bits=flow.dequantize.bits))
         line, arc = z.norm(dim=1) / z.shape[1] ** 0.5
         text = f"length of the latents: straight {line:.2f} √D, spherical {arc:.2f} √D"
         return {"t": t, "z": z, "images": images}, text
@@ -119,7 +119,7 @@ def manifold(flow: Flow, images) -> Explorer:
         raise ValueError(f"manifold takes four images, got {len(images)}")
     latents = flow.encode(images)
     figure, axes = axes_row(760, 200, 5, top=0.86, **MARGINS)
-    panel = _panels(axes, images[[0, 0, 1, 2, 3]], ["decoded", *"1234"])[0]
+    panel = _panels(flow, axes, images[[0, 0, 1, 2, 3]], ["decoded", *"1234"])[0]
     titles = [ax.title for ax in axes[1:]]
 
     def update(phi, phi_prime):
@@ -127,7 +127,7 @@ def manifold(flow: Flow, images) -> Explorer:
         weights = torch.outer(*torch.stack([angles.cos(), angles.sin()], 1)).flatten()
         z = weights @ latents
         image = flow.inverse(z[None])[0][0]
-        panel.set_data(plotting.tiles(image[None]))
+        panel.set_data(plotting.tiles(image[None], bits=flow.dequantize.bits))
         for title, weight, index in zip(titles, weights.tolist(), "₁₂₃₄"):
             title.set_text(f"{round(weight, 2) + 0.0:+.2f} z{index}")
         length = z.norm() / len(z) ** 0.5
@@ -156,7 +156,7 @@ def explore_scales(flow: Flow, image, other=None) -> Explorer:
         raise ValueError("explore_scales needs a flow with a MultiScale layer")
     parts = scales.split_latent(flow.encode(images))
     figure, axes = axes_row(760, 285, 3, top=0.9, **MARGINS)
-    panel = _panels(axes, images[[0, 0, -1]], ["image", "decoded", "the other"])[1]
+    panel = _panels(flow, axes, images[[0, 0, -1]], ["image", "decoded", "the other"])[1]
     axes[2].set_visible(other is not None)
 
     def update(seed, **chosen):
@@ -166,9 +166,10 @@ def explore_scales(flow: Flow, image, other=None) -> Explorer:
             mixed.append(chosen[f"temperature {k}"] * source[chosen[f"source {k}"]])
         z = scales.join_latent(mixed)
         decoded = flow.inverse(z)[0]
-        panel.set_data(plotting.tiles(decoded))
+        panel.set_data(plotting.tiles(decoded, bits=flow.dequantize.bits))
         change = (decoded[0].float() - images[0].float()).square().mean().sqrt()
-        text = f"change of the pixels: {change:.1f} of 255 grey levels (root mean square)"
+        white = 2**flow.dequantize.bits - 1
+        text = f"change of the pixels: {change:.1f} of {white} grey levels (root mean square)"
         return {"z": z[0], "image": decoded[0]}, text
 
     options = ["keep", "draw anew", "of the other"][: 1 + len(images)]
@@ -184,11 +185,12 @@ def explore_scales(flow: Flow, image, other=None) -> Explorer:
     return Explorer(controls, figure, [panel], update)
 
 
-def _panels(axes, images, titles):
+def _panels(flow, axes, images, titles):
     """Draw one image in each of the axes, under its title; return what was drawn."""
     for ax, title in zip(axes, titles):
         ax.set_title(title, loc="center")
-    return [plotting.image_grid(ax, image[None], columns=1) for ax, image in zip(axes, images)]
+    bits = flow.dequantize.bits
+    return [plotting.image_grid(ax, image[None], 1, bits) for ax, image in zip(axes, images)]
 
 
 def _batch(name, flow, images):
