@@ -460,9 +460,9 @@ class Examination:
         self.add("samples", not good, f"{mean:+.2f}, {std:.2f}")
 
     def gradients_through_both_directions(self):
-        flow = _copy(self.exact)
-        core, y = self.core(flow), self.after_noise(flow, self.u).clone().requires_grad_()
-        inputs = [y, *(p for p in flow.parameters() if p.requires_grad)]
+        core = self.core(self.exact)
+        y = self.after_noise(self.exact, self.u).clone().requires_grad_()
+        inputs = [y, *(p for p in self.exact.parameters() if p.requires_grad)]
         with torch.enable_grad():
             z, there = self.forward(core, y)
             again, back = self.inverse(core, z)
@@ -489,11 +489,12 @@ class Examination:
         self.add_found("parameters without gradient", [n for n in named if n not in alive], named)
 
     def dead_networks(self):
-        flow, alive = _copy(self.flow), set()
-        units = {m: name for name, m in flow.named_modules() if isinstance(m, nn.ReLU)}
-        for unit in units:
-            unit.register_forward_hook(lambda m, _, out: alive.update([m] if out.any() else []))
-        self.forward(flow, self.v)
+        units = {m: name for name, m in self.flow.named_modules() if isinstance(m, nn.ReLU)}
+        alive, note = set(), lambda m, _, out: alive.update([m] if out.any() else [])
+        hooks = [unit.register_forward_hook(note) for unit in units]
+        self.forward(self.flow, self.v)
+        for hook in hooks:
+            hook.remove()
         self.add_found("dead networks", [units[m] for m in units if m not in alive], units)
 
     def add_found(self, name, found, among):

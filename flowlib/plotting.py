@@ -17,7 +17,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from .common import as_tensor, generator
+from .common import as_tensor, budget, generator
 from .flow import Flow
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -36,10 +36,10 @@ def show(alt: str) -> None:
     """
     from IPython.display import Image, display
 
-    fig, png = plt.gcf(), io.BytesIO()
-    fig.savefig(png, dpi=2 * fig.dpi, bbox_inches="tight")
+    fig, png, sharpness = plt.gcf(), io.BytesIO(), budget(2, 1)
+    fig.savefig(png, dpi=sharpness * fig.dpi, bbox_inches="tight")
     plt.close(fig)
-    display(Image(png.getvalue(), retina=True, alt=" ".join(alt.split())))
+    display(Image(png.getvalue(), retina=sharpness == 2, alt=" ".join(alt.split())))
 
 
 def to_numpy(values) -> np.ndarray:
