@@ -282,11 +282,12 @@ class Examination:
         except RuntimeError:  # tensors that the module does not know of stayed in float32
             self.exact, self.u = self.flow, self.v[: len(self.u)]
 
-    def forward(self, module, v, context=None):
-        """(z, log_det) of values v, which belong to the first rows of the data."""
-        given = self.given(v) if context is None else [context]
+    def forward(self, module, v, context=None, rows=None):
+        """(z, log_det) of values v, which belong to these rows of the data, else to the first."""
+        rows = slice(len(v)) if rows is None else rows
+        given = self.given(v, rows) if context is None else [context]
         if self.noise is not None and isinstance(module, (Flow, Dequantize)):
-            return module(self.x[: len(v)], *(given or [None]), noise=v.clone())
+            return module(self.x[rows], *(given or [None]), noise=v.clone())
         return module(v.clone(), *given)
 
     def inverse(self, module, z):
@@ -294,11 +295,11 @@ class Examination:
         out = module.inverse(z.clone(), *self.given(z))
         return out if isinstance(out, tuple) else (out, None)
 
-    def given(self, like):
-        """The context of as many rows, as further arguments."""
+    def given(self, like, rows=None):
+        """The context of these rows, else of as many, as further arguments."""
         if self.given_context is None:
             return []
-        context = self.given_context[: len(like)]
+        context = self.given_context[slice(len(like)) if rows is None else rows]
         return [context.to(like.dtype) if context.is_floating_point() else context]
 
     def core(self, flow):
@@ -373,15 +374,19 @@ class Examination:
     @torch.enable_grad()
     def log_det_errors(self, module, v):
         """How far log_det is from slogdet of the Jacobian, row by row; log_det; the Jacobians."""
-        v = v[: max(1, min(32, 512 // self.D))].clone().requires_grad_()
-        z, log_det = self.forward(module, v)
-        rows, start = [], time.perf_counter()
-        for total in z.flatten(1).sum(0):  # no row of the data depends on another
-            gradient = torch.autograd.grad(total, v, retain_graph=True, materialize_grads=True)[0]
-            rows.append(gradient.flatten(1))
-            if len(rows) % 8 == 0 and (time.perf_counter() - start) / len(rows) * self.D > SECONDS:
+        v = v[: max(1, min(32, 512 // self.D))]
+        log_det = self.forward(module, v)[1].detach().double()
+        parts, start = [], time.perf_counter()
+        for outputs in torch.arange(self.D, device=v.device).split(max(1, 8192 // self.D)):
+            rows = torch.arange(len(v), device=v.device).repeat_interleave(len(outputs))
+            copies = v[rows].requires_grad_()  # each of them for the gradient of one output
+            z = self.forward(module, copies, rows=rows)[0].flatten(1)
+            total = z.gather(1, outputs.repeat(len(v))[:, None]).sum()
+            gradients = torch.autograd.grad(total, copies, materialize_grads=True)[0]
+            parts.append(gradients.reshape(len(v), len(outputs), -1))
+            if (time.perf_counter() - start) / (outputs[-1] + 1) * self.D > SECONDS:
                 raise TimeoutError("The Jacobian takes too long: check a smaller flow of its kind.")
-        jacobians, log_det = torch.stack(rows, 1).double(), log_det.detach().double()
+        jacobians = torch.cat(parts, 1).double()
         expected = torch.linalg.slogdet(jacobians).logabsdet
         errors = (log_det - expected).abs() / expected.abs().clamp(1, 1e9)
         return errors.nan_to_num(math.inf), log_det, jacobians
