@@ -35,6 +35,7 @@ class Kernel:
         arguments = command[command.index("-f") :], dict(env), cwd or ".", there
         self.process = context.Process(target=be_kernel, args=arguments)
         self.process.start()
+        there.close()
         here.recv()  # from here on it leads a group of processes, which is how it is killed
         self.pid = self.process.pid
 
