@@ -282,10 +282,10 @@ class Examination:
         except RuntimeError:  # tensors that the module does not know of stayed in float32
             self.exact, self.u = self.flow, self.v[: len(self.u)]
 
-    def forward(self, module, v, context=None, rows=None):
+    def forward(self, module, v, rows=None):
         """(z, log_det) of values v, which belong to these rows of the data, else to the first."""
         rows = slice(len(v)) if rows is None else rows
-        given = self.given(v, rows) if context is None else [context]
+        given = self.given(v, rows)
         if self.noise is not None and isinstance(module, (Flow, Dequantize)):
             return module(self.x[rows], *(given or [None]), noise=v.clone())
         return module(v.clone(), *given)
@@ -429,9 +429,9 @@ class Examination:
 
     def context(self):
         if self.given_context is not None:
-            z = self.forward(self.exact, self.u)[0]
-            other = self.forward(self.exact, self.u, self.given(self.u)[0].roll(1, 0))[0]
-            change = _difference(other, z)
+            core, y = self.core(self.exact), self.after_noise(self.exact, self.u)
+            others = [*range(1, len(y)), 0]  # the rows whose context each is given
+            change = _difference(self.forward(core, y, others)[0], self.forward(core, y)[0])
             self.add("context", not change > 0, f"{change:.1e}")
 
     def log_prob(self):
