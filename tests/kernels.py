@@ -7,6 +7,7 @@ flowlib is imported ahead, and each kernel has its own process, folder and envir
 import multiprocessing
 import os
 import sys
+import threading
 from pathlib import Path
 
 from jupyter_client.provisioning import local_provisioner
@@ -37,6 +38,7 @@ class Kernel:
         self.process.start()
         there.close()
         here.recv()  # from here on it leads a group of processes, which is how it is killed
+        self.pipe = here
         self.pid = self.process.pid
 
     def poll(self):
@@ -65,10 +67,17 @@ def be_kernel(arguments, env, folder, there):
     there.send("ready")
     sys.path[:] = [path for path in sys.path if path != FOLDER]
     os.environ.clear()
-    os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
+    os.environ.update(env)
     os.chdir(folder)
     matplotlib.rcParams["backend"] = INLINE  # which matplotlib asks for when it is imported
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
+    threading.Thread(target=end_with, args=[there], daemon=True).start()
     kernelapp.launch_new_instance(argv=arguments)
+
+
+def end_with(there):
+    """End this kernel when the process that holds the other end of the pipe is no more."""
+    there.poll(None)
+    os._exit(1)
