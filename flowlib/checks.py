@@ -282,11 +282,12 @@ class Examination:
         except RuntimeError:  # tensors that the module does not know of stayed in float32
             self.exact, self.u = self.flow, self.v[: len(self.u)]
 
-    def forward(self, module, v, context=None):
-        """(z, log_det) of values v, which belong to the first rows of the data."""
-        given = self.given(v) if context is None else [context]
+    def forward(self, module, v, rows=None):
+        """(z, log_det) of values v, which belong to these rows of the data, else to the first."""
+        rows = slice(len(v)) if rows is None else rows
+        given = self.given(v, rows)
         if self.noise is not None and isinstance(module, (Flow, Dequantize)):
-            return module(self.x[: len(v)], *(given or [None]), noise=v.clone())
+            return module(self.x[rows], *(given or [None]), noise=v.clone())
         return module(v.clone(), *given)
 
     def inverse(self, module, z):
@@ -294,11 +295,11 @@ class Examination:
         out = module.inverse(z.clone(), *self.given(z))
         return out if isinstance(out, tuple) else (out, None)
 
-    def given(self, like):
-        """The context of as many rows, as further arguments."""
+    def given(self, like, rows=None):
+        """The context of these rows, else of as many, as further arguments."""
         if self.given_context is None:
             return []
-        context = self.given_context[: len(like)]
+        context = self.given_context[slice(len(like)) if rows is None else rows]
         return [context.to(like.dtype) if context.is_floating_point() else context]
 
     def core(self, flow):
@@ -373,15 +374,19 @@ class Examination:
     @torch.enable_grad()
     def log_det_errors(self, module, v):
         """How far log_det is from slogdet of the Jacobian, row by row; log_det; the Jacobians."""
-        v = v[: max(1, min(32, 512 // self.D))].clone().requires_grad_()
-        z, log_det = self.forward(module, v)
-        rows, start = [], time.perf_counter()
-        for total in z.flatten(1).sum(0):  # no row of the data depends on another
-            gradient = torch.autograd.grad(total, v, retain_graph=True, materialize_grads=True)[0]
-            rows.append(gradient.flatten(1))
-            if len(rows) % 8 == 0 and (time.perf_counter() - start) / len(rows) * self.D > SECONDS:
+        v = v[: max(1, min(32, 512 // self.D))]
+        log_det = self.forward(module, v)[1].detach().double()
+        parts, start = [], time.perf_counter()
+        for outputs in torch.arange(self.D, device=v.device).split(max(1, 8192 // self.D)):
+            rows = torch.arange(len(v), device=v.device).repeat_interleave(len(outputs))
+            copies = v[rows].requires_grad_()  # each of them for the gradient of one output
+            z = self.forward(module, copies, rows=rows)[0].flatten(1)
+            total = z.gather(1, outputs.repeat(len(v))[:, None]).sum()
+            gradients = torch.autograd.grad(total, copies, materialize_grads=True)[0]
+            parts.append(gradients.reshape(len(v), len(outputs), -1))
+            if (time.perf_counter() - start) / (outputs[-1] + 1) * self.D > SECONDS:
                 raise TimeoutError("The Jacobian takes too long: check a smaller flow of its kind.")
-        jacobians, log_det = torch.stack(rows, 1).double(), log_det.detach().double()
+        jacobians = torch.cat(parts, 1).double()
         expected = torch.linalg.slogdet(jacobians).logabsdet
         errors = (log_det - expected).abs() / expected.abs().clamp(1, 1e9)
         return errors.nan_to_num(math.inf), log_det, jacobians
@@ -424,9 +429,9 @@ class Examination:
 
     def context(self):
         if self.given_context is not None:
-            z = self.forward(self.exact, self.u)[0]
-            other = self.forward(self.exact, self.u, self.given(self.u)[0].roll(1, 0))[0]
-            change = _difference(other, z)
+            core, y = self.core(self.exact), self.after_noise(self.exact, self.u)
+            others = [*range(1, len(y)), 0]  # the rows whose context each is given
+            change = _difference(self.forward(core, y, others)[0], self.forward(core, y)[0])
             self.add("context", not change > 0, f"{change:.1e}")
 
     def log_prob(self):
@@ -460,9 +465,9 @@ class Examination:
         self.add("samples", not good, f"{mean:+.2f}, {std:.2f}")
 
     def gradients_through_both_directions(self):
-        flow = _copy(self.exact)
-        core, y = self.core(flow), self.after_noise(flow, self.u).clone().requires_grad_()
-        inputs = [y, *(p for p in flow.parameters() if p.requires_grad)]
+        core = self.core(self.exact)
+        y = self.after_noise(self.exact, self.u).clone().requires_grad_()
+        inputs = [y, *(p for p in self.exact.parameters() if p.requires_grad)]
         with torch.enable_grad():
             z, there = self.forward(core, y)
             again, back = self.inverse(core, z)
@@ -489,11 +494,12 @@ class Examination:
         self.add_found("parameters without gradient", [n for n in named if n not in alive], named)
 
     def dead_networks(self):
-        flow, alive = _copy(self.flow), set()
-        units = {m: name for name, m in flow.named_modules() if isinstance(m, nn.ReLU)}
-        for unit in units:
-            unit.register_forward_hook(lambda m, _, out: alive.update([m] if out.any() else []))
-        self.forward(flow, self.v)
+        units = {m: name for name, m in self.flow.named_modules() if isinstance(m, nn.ReLU)}
+        alive, note = set(), lambda m, _, out: alive.update([m] if out.any() else [])
+        hooks = [unit.register_forward_hook(note) for unit in units]
+        self.forward(self.flow, self.v)
+        for hook in hooks:
+            hook.remove()
         self.add_found("dead networks", [units[m] for m in units if m not in alive], units)
 
     def add_found(self, name, found, among):

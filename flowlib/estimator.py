@@ -7,8 +7,8 @@ import numbers
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.covariance import ShrunkCovariance
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.covariance import empirical_covariance, log_likelihood, shrunk_covariance
+from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -153,9 +153,15 @@ class _Gaussian(Bijection):
 def _gaussian(X, seed):
     """The Gaussian of the rows; how far its correlations are shrunk is cross-validated."""
     mean, std = X.mean(0), X.std(0)
-    folds = KFold(5, shuffle=True, random_state=seed)
-    search = GridSearchCV(ShrunkCovariance(), {"shrinkage": SHRINKAGES}, cv=folds)
-    L = np.linalg.cholesky(search.fit((X - mean) / std).best_estimator_.covariance_)
+    z, scores = (X - mean) / std, np.zeros(len(SHRINKAGES))
+    for train, test in KFold(5, shuffle=True, random_state=seed).split(z):
+        centred = z - z[train].mean(0)
+        seen, unseen = (centred[rows].T @ centred[rows] / len(rows) for rows in (train, test))
+        for i, shrinkage in enumerate(SHRINKAGES):
+            precision = np.linalg.inv(shrunk_covariance(seen, shrinkage))
+            scores[i] += log_likelihood(unseen, precision)
+    covariance = shrunk_covariance(empirical_covariance(z), SHRINKAGES[scores.argmax()])
+    L = np.linalg.cholesky(covariance)
     return _Gaussian(torch.tensor(mean), torch.tensor(std[:, None] * L))
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from .checkpoints import tiles
-from .common import as_tensor, generator
+from .common import as_tensor, budget, generator
 from .flow import Flow
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -37,10 +37,10 @@ def show(alt: str) -> None:
     """
     from IPython.display import Image, display
 
-    fig, png = plt.gcf(), io.BytesIO()
-    fig.savefig(png, dpi=2 * fig.dpi, bbox_inches="tight")
+    fig, png, sharpness = plt.gcf(), io.BytesIO(), budget(2, 1)
+    fig.savefig(png, dpi=sharpness * fig.dpi, bbox_inches="tight")
     plt.close(fig)
-    display(Image(png.getvalue(), retina=True, alt=" ".join(alt.split())))
+    display(Image(png.getvalue(), retina=sharpness == 2, alt=" ".join(alt.split())))
 
 
 def to_numpy(values) -> np.ndarray:
@@ -53,18 +53,14 @@ def evaluate_on_grid(log_prob: Callable, box, resolution: int = 200) -> tuple[to
     """exp(log_prob) at the midpoints of a grid over `box`, and the area of a cell of the grid.
 
     The values, (resolution, resolution), run from bottom to top and from left to right; their sum
-    times the area approximates the mass in the box. The `log_prob` of a `Flow` is evaluated in the
-    flow's dtype and on its device; any other function (n, 2) -> (n,) is given torch's default.
+    times the area approximates the mass in the box. `log_prob` is any function (n, 2) -> (n,).
 
     >>> p, area = evaluate_on_grid(lambda x: -x.square().sum(1), ((-3, 3), (-3, 3)))
     >>> round(float(p.sum() * area), 4)         # the integral is pi
     3.1415
     """
     axes = [low + (high - low) * (torch.arange(resolution) + 0.5) / resolution for low, high in box]
-    grid, flow = torch.cartesian_prod(*axes), getattr(log_prob, "__self__", None)
-    if isinstance(flow, Flow):
-        grid, _ = flow.as_input(grid)
-    p = log_prob(grid).exp().view(resolution, resolution).T.cpu()
+    p = log_prob(torch.cartesian_prod(*axes)).exp().view(resolution, resolution).T.cpu()
     (left, right), (bottom, top) = box
     return p, (right - left) * (top - bottom) / resolution**2
 
@@ -143,10 +139,8 @@ def four_panels(flow: Flow, x, box, seed: int = 0) -> Figure:
 def layer_strip(flow: Flow, x, box, layers=None, columns: int = 4) -> Figure:
     """From data to latent, layer by layer: points (n, 2), coloured by their first coordinate, on a
     mesh that warps along. `layers` are those after which to look, 0 for the data; None is all."""
-    x, _ = flow.as_input(x)
-    lines = mesh(box)
-    states = flow.intermediates(x)
-    meshes = flow.intermediates(flow.as_input(lines.view(-1, 2))[0])
+    states, lines = flow.intermediates(x), mesh(box)
+    meshes = flow.intermediates(lines.view(-1, 2))
     layers = range(len(states)) if layers is None else layers
     rows = -(-len(layers) // columns)
     size = (2.4 * columns, 2.5 * rows)
@@ -155,7 +149,7 @@ def layer_strip(flow: Flow, x, box, layers=None, columns: int = 4) -> Figure:
         ax.set_axis_off()
     for k, ax in zip(layers, axes.flat):
         draw_mesh(ax, meshes[k].view(lines.shape), color="0.8")
-        points(ax, states[k], square(box) if k == 0 else LATENT_BOX, x[:, 0], size=5)
+        points(ax, states[k], square(box) if k == 0 else LATENT_BOX, states[0][:, 0], size=5)
         ax.set_title("data" if k == 0 else f"after layer {k}")
     return fig
 

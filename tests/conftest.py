@@ -1,5 +1,6 @@
 import os
 
+import kernels
 import pytest
 import torch
 from torch.torch_version import TorchVersion
@@ -8,6 +9,7 @@ from torch.torch_version import TorchVersion
 collect_ignore = [] if TorchVersion(torch.__version__) >= "2.10" else ["test_cuda.py"]
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # many tests compare bits with a loop on the CPU
+kernels.fork_from_one_process()
 torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
 
 

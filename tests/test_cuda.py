@@ -27,9 +27,9 @@ BUILDERS = {
     "realnvp_mlp, batch norm": lambda: models.realnvp_mlp(
         (1, 4, 4), depth=2, hidden=(4,), mask="random", norm="batchnorm", separate=False, bits=5
     ),
-    "realnvp_image": lambda: models.realnvp_image((1, 8, 8), scales=3, width=4, blocks=1),
+    "realnvp_image": lambda: models.realnvp_image((1, 4, 4), scales=2, width=4, blocks=1),
     "learned noise": lambda: models.realnvp_image(
-        (3, 4, 4), scales=2, width=4, blocks=1, doubling=False, dequant_couplings=2
+        (3, 4, 4), scales=1, width=4, blocks=1, doubling=False, dequant_couplings=1
     ),
     "images under labels": lambda: models.realnvp_image(
         (1, 4, 4), scales=2, width=4, blocks=1, dequant_couplings=1, classes=3
@@ -66,12 +66,19 @@ def initialised(flow):
     return flow
 
 
-@pytest.fixture(params=BUILDERS)
-def flow(request):
-    """A flow whose parameters and buffers claim to lie on a GPU."""
-    flow = initialised(BUILDERS[request.param]())
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+@pytest.fixture(scope="module", params=BUILDERS)
+def made(request):
+    """A flow whose parameters and buffers claim to lie on a GPU, and the mode that plays one."""
+    flow, mode = initialised(BUILDERS[request.param]()), FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
         to_gpu(flow, mode)
+    return flow, mode
+
+
+@pytest.fixture
+def flow(made):
+    flow, mode = made
+    with mode:
         yield flow
 
 

@@ -1,12 +1,10 @@
-"""Two processes on the CPU train to the curve of one. As a script, this file is what each does."""
+"""Two processes on the CPU train to the curve of one."""
 
 import itertools
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -134,39 +132,39 @@ def do_everything(folder):
     torch.save(told, folder / f"{PartialState().process_index}.pt")
 
 
-def start(*command, **environment):
-    """Python in a process of its own, on the CPU even where there is a GPU."""
-    environment |= {
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env={**os.environ, **environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def fork(work, folder, **environment):
+    """A process of its own, which finds torch imported; on the CPU even where there is a GPU."""
+
+    def start():
+        os.environ |= {"ACCELERATE_USE_CPU": "true", **environment}
+        AcceleratorState._reset_state(reset_partial_state=True)
+        work(folder)
+
+    process = multiprocessing.get_context("fork").Process(target=start)
+    process.start()
+    return process
 
 
-def printed(process):
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    return stdout
+def wait_for(*processes):
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return str(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The folder that two processes share, started as torchrun does, and what each of them told."""
+    """The folder that two processes share, as torchrun tells them, and what each of them told."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        world = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    world = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
     world |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    for process in [start(__file__, folder, **world, **rank) for rank in ranks]:
-        printed(process)
+    wait_for(*[fork(do_everything, folder, **world, **rank) for rank in ranks])
     return folder, [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -255,34 +253,21 @@ def test_without_a_seed_the_first_process_chooses_for_both(two, on_the_cpu):
     assert losses_without_a_seed(101) != pytest.approx(alone, rel=1e-3)
 
 
-NOTEBOOK = """
-import socket, sys
-from accelerate import notebook_launcher
-from flowlib import data, models, training
+def launch_from_a_notebook(folder):
+    from accelerate import PartialState, notebook_launcher
 
-def train():
-    flow, settings = models.nice_2d(depth=1, hidden=(4,)), {"seed": 0, "progress": False}
-    history = training.fit(flow, data.TwoMoons(), steps=3, batch_size=8, **settings)
-    from accelerate import PartialState
-    losses = [round(loss, 4) for loss in history.loss]
-    world = PartialState()
-    sys.stdout.write(f"{world.process_index} of {world.num_processes}: {losses}\\n")
+    def train():
+        flow, settings = models.nice_2d(depth=1, hidden=(4,)), {"seed": 0, "progress": False}
+        history = training.fit(flow, data.TwoMoons(), steps=3, batch_size=8, **settings)
+        world = PartialState()
+        told = f"{world.num_processes} processes: {[round(loss, 4) for loss in history.loss]}"
+        (folder / str(world.process_index)).write_text(told)
 
-with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-notebook_launcher(train, num_processes=2, use_port=str(port))
-"""
+    notebook_launcher(train, num_processes=2, use_port=free_port())
 
 
-def test_a_notebook_launches_two_processes():
-    lines = sorted(
-        line for line in printed(start("-c", NOTEBOOK)).splitlines() if " of 2: " in line
-    )
-    assert [line[0] for line in lines] == ["0", "1"]
-    assert lines[0][1:] == lines[1][1:]
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    do_everything(Path(sys.argv[1]))
+def test_a_notebook_launches_two_processes(tmp_path):
+    wait_for(fork(launch_from_a_notebook, tmp_path))
+    first, second = ((tmp_path / rank).read_text() for rank in "01")
+    assert first.startswith("2 processes: ")
+    assert first == second

@@ -181,6 +181,7 @@ def test_square_is_the_smallest_around_the_same_centre():
 
 def test_show_displays_the_figure_at_twice_its_size_with_its_alt_text(monkeypatch):
     shown = []
+    monkeypatch.setenv("FLOWLIB_FAST", "0")
     monkeypatch.setattr("IPython.display.display", shown.append)
     fig, _ = plt.subplots(figsize=(2, 1), dpi=100)
     plotting.show("A line\n   that rises.")

@@ -13,9 +13,8 @@ from flowlib.data.faces import draw_faces
 from flowlib.recipes import RECIPES
 
 OF_CONVOLUTIONS = [name for name, recipe in RECIPES.items() if recipe.model == "realnvp_image"]
-WIDTHS = {"width", "blocks", "doubling", "dequant_couplings"}  # the rest is the structure
-STRUCTURES = {
-    str({k: v for k, v in RECIPES[name].arguments.items() if k not in WIDTHS}): name
+STRUCTURES = {  # what `narrow` leaves of them: scales, and colours on boards that are not too large
+    (RECIPES[name].arguments["scales"], RECIPES[name].arguments["shape"][0]): name
     for name in OF_CONVOLUTIONS
 }.values()
 

@@ -120,8 +120,12 @@ def hostile(kind, plane, x, pixels, images, history):
     return copy.deepcopy(plane).double(), x, copy.deepcopy(pixels).double(), images, history
 
 
-@pytest.mark.parametrize("name", EXPLORERS)
-@pytest.mark.parametrize("kind", ["arrays", "attached graphs", "frozen flows", "float64"])
+OF_DATA = ["explore_layers", "latent_sliders", "interpolate", "manifold", "explore_scales"]
+TAKE = {"arrays": OF_DATA, "attached graphs": ["explore_layers"], "float64": EXPLORERS}
+TAKE |= {"frozen flows": [*OF_DATA, "explore_latent"]}  # snapshots of training always are
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in TAKE for name in TAKE[kind]])
 def test_explorers_take_what_a_user_has(kind, name, plane, points, pixels, history):
     w = EXPLORERS[name](*hostile(kind, plane, points, pixels, IMAGES, history))
     for control in sliders(w):

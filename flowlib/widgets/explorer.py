@@ -90,15 +90,11 @@ def axes_row(width: int, height: int, columns: int, **margins):
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def require_flow(name: str, flow: Flow, images: bool) -> torch.Tensor:
-    """An empty batch of the flow's latents, (0, D), in its dtype and on its device.
-
-    Raises ValueError for what is no flow, or not one of images, or else of points in the plane.
-    """
+def require_flow(name: str, flow: Flow, images: bool) -> None:
+    """ValueError for what is no flow, or not one of images, or else of points in the plane."""
     if not isinstance(flow, Flow):
         raise ValueError(f"{name} takes a Flow, got {type(flow).__name__}")
     fits = flow.dequantize is not None and len(flow.shape) == 3 if images else flow.shape == (2,)
     if not fits:
         kind = "uint8 images (C, H, W)" if images else "points in the plane, shape (2,)"
         raise ValueError(f"{name} is for flows of {kind}, got one of shape {tuple(flow.shape)}")
-    return flow.draw_latents(0)

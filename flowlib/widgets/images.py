@@ -40,14 +40,14 @@ def latent_sliders(flow: Flow, directions, images) -> Explorer:
 
     >>> w = latent_sliders(flow, principal_directions(flow, images), images[:4])  # doctest: +SKIP
     """
-    latents = require_flow("latent_sliders", flow, images=True)
+    require_flow("latent_sliders", flow, images=True)
     images, _ = flow.as_input(images)
     if not isinstance(directions, dict):
         directions = {f"direction {i}": row for i, row in enumerate(directions, start=1)}
     if "temperature" in directions:
         raise ValueError("a direction may not be called 'temperature', a control of its own")
     start, D = flow.encode(images), flow.shape.numel()
-    directions = {name: as_tensor(row, name).to(latents) for name, row in directions.items()}
+    directions = {name: as_tensor(row, name).to(start) for name, row in directions.items()}
     for name, row in directions.items():
         if row.shape != (D,) or not row.isfinite().all():
             given = f"{tuple(row.shape)} for {name!r}"

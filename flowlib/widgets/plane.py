@@ -25,12 +25,10 @@ def explore_layers(flow: Flow, x, box=None) -> Explorer:
     >>> explore_layers(flow, x).controls["layer"].value = 2.5  # doctest: +SKIP
     """
     require_flow("explore_layers", flow, images=False)
-    x = flow.as_input(x)[0].detach()
-    box = _box_around(x) if box is None else box
+    states = [state.detach().cpu() for state in flow.intermediates(x)]
+    box = _box_around(states[0]) if box is None else box
     lines = plotting.mesh(box)
-    states = [state.cpu() for state in flow.intermediates(x)]
-    grid = flow.intermediates(flow.as_input(lines.view(-1, 2))[0])
-    meshes = [state.cpu().view(lines.shape) for state in grid]
+    meshes = [s.cpu().view(lines.shape) for s in flow.intermediates(lines.view(-1, 2))]
     chain = flow.bijection if isinstance(flow.bijection, Chain) else [flow.bijection]
     names = [type(layer).__name__ for layer in chain]
     limits = torch.tensor([plotting.square(box), *[LATENT_BOX] * len(names)])  # of the window
@@ -39,7 +37,7 @@ def explore_layers(flow: Flow, x, box=None) -> Explorer:
     ax.spines[:].set_visible(True)
     ax.set(xticks=[], yticks=[])
     curves = plotting.draw_mesh(ax, meshes[0])
-    dots = plotting.points(ax, x, limits[0].tolist(), x[:, 0], size=5)
+    dots = plotting.points(ax, states[0], limits[0].tolist(), states[0][:, 0], size=5)
 
     def update(layer):
         k = min(int(layer), len(names) - 1)
@@ -72,7 +70,8 @@ def explore_latent(flow: Flow, box=None, radius: float = 0.3) -> Explorer:
 
     >>> explore_latent(flow).controls["z1"].value = -2.0  # doctest: +SKIP
     """
-    latents = require_flow("explore_latent", flow, images=False)
+    require_flow("explore_latent", flow, images=False)
+    latents = flow.draw_latents(0)  # for their dtype and device
     box = _box_around(flow.sample(2_000, seed=0)) if box is None else box
     angle = torch.linspace(0, 2 * math.pi, 100).to(latents)
     circle = torch.stack([angle.cos(), angle.sin()], 1)
