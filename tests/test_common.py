@@ -19,6 +19,7 @@ FLOORS = [
     "bijections",
     "norms",
     "dequantize",
+    "reversible",
     "coupling",
     "flow",
     "models",

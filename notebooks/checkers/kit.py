@@ -27,7 +27,7 @@ QUESTIONS = {
     "08": "what does each ingredient buy, and how are faces steered through their latents?",
     "09": "what is a likelihood good for, and when does it mislead?",
     "10": "how does a flow learn from a formula, and how do you notice what it missed?",
-    "11": "where does the time go, what makes training faster, and what came after Real NVP?",
+    "11": "where do time and memory go, and what makes training faster and smaller?",
 }
 
 FORMULA = [
@@ -173,12 +173,12 @@ CUTS = {
         "Exercise 2",
     ],
     "11": [
+        "Where the time goes",
         "One change at a time",
+        "Memory",
         "Gradient accumulation",
         "Averaged weights",
         "Kill it and go on",
-        "Cost as the image grows",
-        "What came after",
         "Exercise 1",
     ],
 }
@@ -325,13 +325,6 @@ ASKED = [
         "Attribute vectors",
     ),
     ("Compute", "How long must it train?", "openai/glow 14, 37", "11", "The runs that are shipped"),
-    (
-        "Using it",
-        "The log-probability of one sample, after flow matching",
-        "torchcfm 88, 157",
-        "11",
-        "Flow matching: learn a velocity",
-    ),
     ("Using it", "How do I detect anomalies?", "pytorch-ts 36", "09", "Anomalies in tables"),
     (
         "Using it",
