@@ -138,7 +138,7 @@ const EIGHT = Array.from({ length: 8 }, (_, i) => circle(2, (Math.PI * i) / 4));
 /** name -> title, view (centre and half-width of the square that is shown), and how to make it. */
 const DENSITIES = {
   moons: {
-    title: "Two moons", view: { centre: [0.5, 0.25], half: 1.9 },
+    title: "Moons", view: { centre: [0.5, 0.25], half: 1.75 },
     make: () => new NoisyCurves([circle.bind(null, 1), (t) => {
       const [x1, x2] = circle(1, t);
       return [1 - x1, 0.5 - x2];
@@ -148,7 +148,7 @@ const DENSITIES = {
     title: "Sine wave", view: { centre: [0, 0], half: 3.7 }, make: () => new Sinusoid(0.1),
   },
   eight: {
-    title: "Eight Gaussians", view: { centre: [0, 0], half: 3 },
+    title: "Gaussians", view: { centre: [0, 0], half: 3 },
     make: () => new Mixture([0, 1].map((d) => Float64Array.from(EIGHT, (c) => c[d])), 0.2),
   },
   rings: {
@@ -163,7 +163,7 @@ const DENSITIES = {
     title: "Checkerboard", view: { centre: [0, 0], half: 2.6 }, make: () => new Checkerboard(),
   },
   paint: {
-    title: "Paint your own", view: { centre: [0, 0], half: 3 },
+    title: "Paint", view: { centre: [0, 0], half: 3 },
     make: (stamps) => new Mixture([0, 1].map((d) => Float64Array.from(stamps, (s) => s[d])), 0.12),
   },
 };

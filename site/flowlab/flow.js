@@ -360,7 +360,7 @@ class Flow {
  * cosine, a clipped gradient. Beyond `steps` the rate stays at `floor` of its peak.
  */
 class Training {
-  constructor(flow, density, { seed = 0, steps = 4000, batch = 256, lr = 5e-3, floor = 0.02 } = {}) {
+  constructor(flow, density, { seed = 0, steps = 4000, batch = 128, lr = 5e-3, floor = 0.02 } = {}) {
     Object.assign(this, { flow, density, steps, batch, lr, floor });
     this.random = new Random(seed);
     this.step = 0;

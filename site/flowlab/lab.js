@@ -18,7 +18,7 @@ const MODES = {
     text: "Watch the loss fall through the green line, which is the bug's signature: no density can do that. Rewarded for shrinking, the flow crushes the latents towards 0, its samples fly apart, and the “density” no longer integrates to 1.",
   },
 };
-const LATENT_VIEW = { centre: [0, 0], half: 4 }, RADIUS = 0.3, LINE = 61; // points on a grid line
+const RADIUS = 0.3, LINE = 91; // points on a grid line
 const PRETRAINED = decodeWeights(document.getElementById("moons").textContent);
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 const $ = (id) => document.getElementById(id);
@@ -37,13 +37,13 @@ let colours = {}, dirty = true;
 const source = ["mathematics", "worker"].map((id) => $(id).textContent).join("\n");
 const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
 const trainer = new Worker(address), painter = new Worker(address);
-let painterBusy = false, painterWaits = false, lastFrame = 0, ticket = 0;
+let painterBusy = false, painterWaits = false, lastFrame = 0, painterRest = 0, ticket = 0;
 
 trainer.onmessage = ({ data }) => {
   if (data.run !== state.run) return; // of a run that was given up
-  const finished = state.playing && !data.playing && data.step === data.steps;
+  const finished = data.ended && data.step === data.steps;
   Object.assign(state, { step: data.step, steps: data.steps, floor: data.floor });
-  if (state.playing && !data.playing) setPlaying(false);
+  if (data.ended) setPlaying(false);
   state.losses.push(...data.losses);
   if (data.gap !== undefined) Object.assign(state, { gap: data.gap, gapError: data.gapError });
   state.broken = data.losses.some((loss) => !Number.isFinite(loss));
@@ -58,6 +58,7 @@ trainer.onmessage = ({ data }) => {
 painter.onmessage = ({ data }) => {
   if (data.type === "truth") { state.truth = { ...data, image: null }; dirty = true; return; }
   painterBusy = false;
+  painterRest = performance.now() + 0.7 * (performance.now() - lastFrame); // leave time to train
   if (data.ticket >= ticket) state.frame = { ...data, layers: data.data.length - 1, image: null };
   if (painterWaits) requestFrame();
   dirty = true;
@@ -65,8 +66,9 @@ painter.onmessage = ({ data }) => {
 
 /** Ask for a picture of the present weights: coarse while it trains, fine when it rests. */
 function requestFrame() {
-  const pause = reducedMotion.matches && state.playing ? 1000 : 0; // a calmer picture
-  if (painterBusy || performance.now() - lastFrame < pause) { painterWaits = painterBusy; return; }
+  const calm = reducedMotion.matches ? lastFrame + 1000 : 0; // a calmer picture
+  const tooEarly = state.playing && performance.now() < Math.max(painterRest, calm);
+  if (painterBusy || tooEarly) { painterWaits = painterBusy; return; }
   painterBusy = true;
   painterWaits = false;
   lastFrame = performance.now();
@@ -147,10 +149,11 @@ const point = (p) => `(${fixed(p[0])}, ${fixed(p[1])})`;
 const nats = (value) => (Math.abs(value) < 10 ? fixed(value, 3) : Math.abs(value) < 1e4 ? fixed(value, 0) : minus(value.toExponential(0)));
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-/** The mean of the last losses, which are noisy one by one. */
+/** The mean of the last losses, which are noisy one by one; before the first, that of held-out data. */
 function recentLoss() {
   const recent = state.losses.slice(-50);
-  return recent.length ? recent.reduce((sum, v) => sum + v, 0) / recent.length : null;
+  if (recent.length === 0) return state.gap === null ? null : state.floor + state.gap;
+  return recent.reduce((sum, v) => sum + v, 0) / recent.length;
 }
 
 function inWords() {
@@ -164,7 +167,7 @@ function say(text) { if ($("status").textContent !== text) $("status").textConte
 
 function setPlaying(playing) {
   state.playing = playing;
-  $("play-text").textContent = playing ? "Pause" : state.step >= state.steps && state.losses.length ? "Train on" : "Play";
+  $("play-text").textContent = playing ? "Pause" : state.step >= state.steps ? "Train on" : "Play";
   $("play-icon").setAttribute("d", playing ? "M6 4h4v16H6zM14 4h4v16h-4z" : "M6 4l14 8-14 8z");
 }
 
@@ -192,13 +195,18 @@ function prepare(canvas) {
   return { context, width, height };
 }
 
-/** Where a place of the chain is looked at: the data's square, the latents', or in between. */
+/** The square in which layer k is looked at: the data's, the latents', or one that holds it. */
+function squareOf(k) {
+  if (k === 0) return view();
+  const reach = k < flow.layerCount && state.frame?.reach[k];
+  return { centre: [0, 0], half: reach > 3.5 ? Math.min(50, 4 * 1.25 ** Math.ceil(Math.log(reach / 3.5) / Math.log(1.25))) : 4 };
+}
+
+/** The same for a place that may lie between two layers. */
 function viewAt(place) {
-  const mix = Math.min(1, place), from = view(), blend = (a, b) => a + (b - a) * mix;
-  return {
-    centre: from.centre.map((c, d) => blend(c, LATENT_VIEW.centre[d])),
-    half: blend(from.half, LATENT_VIEW.half),
-  };
+  const low = Math.floor(place), from = squareOf(low), to = squareOf(Math.ceil(place));
+  const blend = (a, b) => a + (b - a) * (place - low);
+  return { centre: from.centre.map((c, d) => blend(c, to.centre[d])), half: blend(from.half, to.half) };
 }
 
 function toScreen({ centre, half }, size) {
@@ -317,7 +325,7 @@ function drawPanel(canvas, handle, place, chain) {
 }
 
 /** Axes of a small chart: returns scales, and draws ticks. */
-function axes(canvas, [x0, x1], [y0, y1], xTicks, yTicks, label) {
+function axes(canvas, [x0, x1], [y0, y1], xTicks, yTicks) {
   const { context, width, height } = prepare(canvas);
   const x = (v) => 40 + ((v - x0) / (x1 - x0)) * (width - 52), y = (v) => height - 22 - ((v - y0) / (y1 - y0)) * (height - 34);
   context.font = "11px system-ui, sans-serif";
@@ -334,7 +342,6 @@ function axes(canvas, [x0, x1], [y0, y1], xTicks, yTicks, label) {
   }
   context.textAlign = "center";
   for (const v of xTicks) context.fillText(minus(v.toLocaleString("en")), clamp(x(v), 46, width - 24), height - 7);
-  if (label) { context.textAlign = "right"; context.fillText(label, width - 12, 14); }
   return { context, x, y, left: 40, right: width - 12 };
 }
 
@@ -354,7 +361,7 @@ function drawLoss() {
   const base = floor ?? 0, values = line.map(([, v]) => v);
   const low = Math.min(base - 0.3, ...values), high = Math.max(base + 1.2, ...values.slice(0, 400).map((v) => Math.min(v, base + 3.5)));
   const right = Math.max(state.steps, n, 100);
-  const chart = axes($("loss-canvas"), [0, right], [low - 0.04 * (high - low), high], ticks(0, right, 3), ticks(low, high, 4), "");
+  const chart = axes($("loss-canvas"), [0, right], [low - 0.04 * (high - low), high], ticks(0, right, 3), ticks(low, high, 4));
   const { context, x, y } = chart;
   context.lineWidth = 2;
   if (floor !== null) {
@@ -366,11 +373,12 @@ function drawLoss() {
     context.stroke();
     context.setLineDash([]);
   }
+  if (n === 0) context.fillText(state.step ? "trained before" : "press Play", (chart.left + chart.right) / 2, 24);
   context.strokeStyle = colours.model;
   context.beginPath();
   for (const [i, v] of line) context.lineTo(x(i), Math.max(2, y(v)));
   context.stroke();
-  const loss = recentLoss(), text = loss === null ? "not yet trained" : `now ${fixed(loss)} nats after ${n} steps`;
+  const text = n === 0 ? "not yet trained here" : `now ${fixed(recentLoss())} nats after ${n} steps`;
   $("loss-canvas").setAttribute("aria-label", `Loss by step, ${text}; the truth's own loss is ${floor === null ? "unknown" : fixed(floor)} nats`);
 }
 
@@ -380,7 +388,7 @@ function drawCoupling(chain) {
   const names = ["x₁", "x₂"], curves = [], at = chain[i + 1].point[a];
   for (let v = -3; v <= 3.001; v += 0.1) curves.push([v, flow.curve(i, v)]);
   const high = Math.max(1, ...curves.flatMap(([, c]) => [Math.abs(c.s), Math.abs(c.t)]).filter(Number.isFinite));
-  const { context, x, y } = axes($("coupling-canvas"), [-3, 3], [-high, high], [-2, 0, 2], ticks(-high, high, 3), `at ${names[a]} =`);
+  const { context, x, y } = axes($("coupling-canvas"), [-3, 3], [-high, high], [-2, 0, 2], ticks(-high, high, 4));
   context.lineWidth = 1;
   context.strokeStyle = colours.soft;
   context.beginPath();
@@ -396,7 +404,8 @@ function drawCoupling(chain) {
     context.stroke();
   }
   context.setLineDash([]);
-  $("coupling-title").textContent = `Coupling ${i + 1}: ${names[a]} passes`;
+  $("coupling-title").textContent = `Coupling ${i + 1}`;
+  $("coupling-text").textContent = `of ${names[a]}`;
   const c = flow.curve(i, at);
   $("coupling-canvas").setAttribute("aria-label", `Coupling ${i + 1}: ${names[a]} passes. At ${names[a]} = ${fixed(at)}, where the point in hand is, the log-scale is ${fixed(c.s)} and the shift ${fixed(c.t)}`);
 }

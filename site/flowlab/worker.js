@@ -2,7 +2,7 @@
 // function that receives it.
 
 const HELD_OUT = 4000, CHUNK = 40, LOOK_EVERY = 500; // points, and milliseconds of training
-const LINES = 13, PER_LINE = 61, DATA_POINTS = 900, LATENTS = 500;
+const LINES = 13, PER_LINE = 91, DATA_POINTS = 900, LATENTS = 500;
 
 let training = null, heldOut = null, playing = false, run = 0, lastLook = 0;
 let painted = null;
@@ -43,10 +43,11 @@ const tasks = {
     const latents = new Random(11).normals(LATENTS).map((z) => z.map((v) => v * temperature));
     const values = flow.logProb(cells(view, resolution), sign).map(Math.exp);
     const area = ((2 * view.half) / resolution) ** 2;
+    const data = flow.intermediates(painted.data);
     postMessage({
-      type: "frame", ticket, values, resolution,
+      type: "frame", ticket, values, resolution, data,
+      reach: data.map((x) => Math.max(...x.map((v) => quantile(v.map(Math.abs), 0.99)))),
       mass: values.reduce((sum, v) => sum + v, 0) * area,
-      data: flow.intermediates(painted.data),
       samples: flow.intermediates(latents, true),
       grid: flow.intermediates(mesh(), true),
     });
@@ -76,17 +77,19 @@ function trainFor(milliseconds) {
     losses.push(training.update());
     if (training.step === before || training.step === training.steps) playing = false;
   }
-  report(losses, !playing || performance.now() - lastLook > LOOK_EVERY);
+  report(losses, !playing || performance.now() - lastLook > LOOK_EVERY, !playing);
   if (playing) loop.port2.postMessage(0);
 }
 
-function report(losses, look) {
+function report(losses, look, ended = false) {
   if (look) lastLook = performance.now();
   postMessage({
-    type: "progress", run, losses, playing, step: training.step, steps: training.steps,
+    type: "progress", run, losses, ended, step: training.step, steps: training.steps,
     weights: training.flow.weights.slice(), floor: heldOut.floor, ...(look ? gap() : {}),
   });
 }
+
+function quantile(values, q) { return values.slice().sort()[Math.floor(q * (values.length - 1))]; }
 
 /** Midpoints of resolution² cells over the square that is shown, row by row from the top. */
 function cells({ centre, half }, resolution) {
