@@ -7,7 +7,7 @@ const MODES = {
   },
   volume: {
     title: "Volume preserving (s = 0)", config: { additive: true }, sign: 1,
-    text: "Watch the cells of the grid: they shear, but all keep the same area, so the log-det is one number for all points. This flow (NICE) can move density but never concentrate it here more than there.",
+    text: "Watch the cells of the grid: they shear, but all keep the same area, so the log-det is one number for all points. NICE moves probability about, but cannot squeeze it more in one place than in another.",
   },
   fixed: {
     title: "Masks that never alternate", config: { fixed: true }, sign: 1,
@@ -146,7 +146,8 @@ const view = () => DENSITIES[state.density].view;
 const minus = (text) => text.replace("-", "−");
 const fixed = (value, digits = 2) => minus(value.toFixed(digits));
 const point = (p) => `(${fixed(p[0])}, ${fixed(p[1])})`;
-const nats = (value) => (Math.abs(value) < 10 ? fixed(value, 3) : Math.abs(value) < 1e4 ? fixed(value, 0) : minus(value.toExponential(0)));
+const nats = (value) => (Math.abs(value) < 10 ? fixed(value, 3) : fixed(value, 1));
+const large = (value) => (value < 1e6 ? Math.round(value).toLocaleString("en") : value < 1e300 ? `10^${Math.round(Math.log10(value))}` : "∞");
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 /** The mean of the last losses, which are noisy one by one; before the first, that of held-out data. */
@@ -414,14 +415,14 @@ function writeNumbers(chain) {
   const [data] = chain, latent = chain[chain.length - 1].point, loss = recentLoss(), mass = state.frame?.mass;
   $("step").innerHTML = `${state.step.toLocaleString("en")} <small>of ${state.steps.toLocaleString("en")}</small>`;
   $("loss").textContent = loss === null ? "–" : nats(loss);
-  $("gap").innerHTML = state.gap === null ? "–" : `${nats(state.gap)} <small>± ${state.gapError < 10 ? state.gapError.toFixed(3) : nats(state.gapError)}</small>`;
-  $("mass").textContent = mass === undefined ? "–" : mass > 1e4 ? mass.toExponential(0) : mass.toFixed(mass > 10 ? 0 : 2);
+  $("gap").innerHTML = state.gap === null ? "–" : `${nats(state.gap)} <small>± ${nats(state.gapError)}</small>`;
+  $("mass").textContent = mass === undefined ? "–" : mass > 10 ? large(mass) : mass.toFixed(2);
   $("mass-box").classList.toggle("alarm", mass > 1.1);
   $("bar-step").textContent = `step ${state.step.toLocaleString("en")}`;
   $("bar-gap").textContent = state.gap === null ? "" : `gap ${nats(state.gap)} nats`;
   const factor = Math.exp(data.logDet), grows = data.logDet > 0.005 ? "grow" : data.logDet < -0.005 ? "shrink" : "stay";
-  const size = grows === "stay" ? "areas keep their size here" : `areas ${grows} to ${factor < 100 ? Number(factor.toPrecision(2)) : nats(factor)} of their size here`;
-  $("probe").innerHTML = `<b>z = ${point(latent)}</b> goes to <b>x = ${point(data.point)}</b>, and its circle to the ellipse: log |det ∂x/∂z| = ${fixed(data.logDet)}, ${size}.`;
+  const size = grows === "stay" ? "areas keep their size here" : `areas ${grows} to ${factor < 100 ? Number(factor.toPrecision(2)) : large(factor)} of their size here`;
+  $("probe").innerHTML = `<b>z = ${point(latent)}</b> goes to <b>x = ${point(data.point)}</b>, its circle to the ellipse. log |det ∂x/∂z| = ${fixed(data.logDet)}: ${size}.`;
   const last = flow.layerCount, k = state.layer;
   const name = k === 0 ? "the data" : k === 1 ? "after ActNorm" : `after coupling ${k - 1} of ${last - 1}${k === last ? ": the latent" : ""}`;
   $("layer-out").textContent = name;
@@ -492,7 +493,7 @@ function buildChips() {
 function changeDensity(name) {
   Object.assign(flow, { density: state.density, mode: state.mode }); // what the run so far was
   state.density = name;
-  $("brush-tools").hidden = $("brush").hidden = name !== "paint";
+  showBrush();
   state.truth = null;
   start();
   allowPlay();
@@ -512,6 +513,12 @@ function changeMode(name) {
     start();
   }
   $("look-for").textContent = MODES[name].text;
+}
+
+function showBrush() {
+  const painting = state.density === "paint";
+  $("brush-tools").hidden = $("brush").hidden = !painting;
+  $("data-plot").classList.toggle("painting", painting);
 }
 
 function allowPlay() {
@@ -588,8 +595,10 @@ function followPointer(plot, handle, place) {
     plot.setPointerCapture(event.pointerId);
     drawing.pointer = place() === 0 && plot.id === "data-plot" && state.density === "paint" && event.target !== handle;
     (drawing.pointer ? $("brush") : handle).focus({ preventScroll: true });
-    move(event);
-    plot.onpointermove = move;
+    const swipe = event.pointerType === "touch" && !drawing.pointer && event.target !== handle;
+    plot.onpointermove = swipe ? null : move; // a finger beside the point may want to scroll
+    plot.onpointerup = swipe ? move : null;
+    if (!swipe) move(event);
   });
   for (const end of ["pointerup", "pointercancel"]) {
     plot.addEventListener(end, () => {
@@ -621,7 +630,7 @@ function connect() {
     document.querySelector("[name=modes][value=realnvp]").checked = true;
     $("look-for").textContent = MODES.realnvp.text;
     $("depth").value = 8;
-    $("brush-tools").hidden = $("brush").hidden = true;
+    showBrush();
     start({ weights: PRETRAINED, hidden: [64, 64] });
     allowPlay();
   });
@@ -634,7 +643,8 @@ function connect() {
     if (painterBusy) painterWaits = true;
     dirty = true;
   });
-  $("depth").addEventListener("input", () => { state.depth = Number($("depth").value); start(); });
+  $("depth").addEventListener("input", () => { $("depth-out").textContent = `${$("depth").value} couplings`; });
+  $("depth").addEventListener("change", () => { state.depth = Number($("depth").value); start(); });
   for (const box of document.querySelectorAll(".toggles input")) box.addEventListener("change", () => { dirty = true; });
   $("clear").addEventListener("click", () => { state.stamps = []; drawing.strokes = true; setPlaying(false); trainer.postMessage({ type: "pause" }); allowPlay(); dirty = true; });
   followPointer($("data-plot"), $("data-handle"), () => 0);
