@@ -6,7 +6,7 @@ const MODES = {
     text: "Watch the grid bend along the data while the loss falls towards the green dashed line: the loss of the true density, which no density can beat on average.",
   },
   volume: {
-    title: "Volume preserving (s = 0)", config: { additive: true }, sign: 1,
+    title: "Volume preserving (s = 0)", config: { additive: true }, sign: 1,
     text: "Watch the cells of the grid: they shear, but all keep the same area, so the log-det is one number for all points. NICE moves probability about, but cannot squeeze it more in one place than in another.",
   },
   fixed: {
@@ -427,6 +427,7 @@ function writeNumbers(chain) {
   const name = k === 0 ? "the data" : k === 1 ? "after ActNorm" : `after coupling ${k - 1} of ${last - 1}${k === last ? ": the latent" : ""}`;
   $("layer-out").textContent = name;
   $("layer").setAttribute("aria-valuetext", name);
+  $("depth").setAttribute("aria-valuetext", `${$("depth").value} couplings`);
   $("place-title").textContent = k === last ? "Latent space" : k === 0 ? "Data space" : "On the way";
   $("place-text").textContent = k === last ? "z = f(x), which should look like N(0, I)" : k === 0 ? "x, before the first layer" : name;
   $("temperature-out").textContent = `${state.temperature.toFixed(2)}${state.temperature === 1 ? "" : state.temperature < 1 ? ", samples closer to the mode" : ", samples spread out"}`;
@@ -438,8 +439,8 @@ function writeNumbers(chain) {
   }
   $("brush").setAttribute("aria-valuenow", state.brush[0].toFixed(2));
   $("brush").setAttribute("aria-valuetext", `brush at ${point(state.brush)}`);
-  $("data-canvas").setAttribute("aria-label", `Data space: ${DENSITIES[state.density].title} in blue, and the density of the flow${mass === undefined ? "" : `, of which ${mass.toFixed(2)} lies in view`}`);
-  $("latent-canvas").setAttribute("aria-label", `${$("place-title").textContent}: the data ${name === "the data" ? "themselves" : name}, on the grid of the latents`);
+  $("data-canvas").setAttribute("aria-label", `Data space: the data (${DENSITIES[state.density].title}) in blue, and the density of the flow${mass === undefined ? "" : `, of which ${mass.toFixed(2)} lies in view`}`);
+  $("latent-canvas").setAttribute("aria-label", `${$("place-title").textContent}: the data ${k === 0 ? "themselves" : name.split(":")[0]}, on the grid of the latents`);
 }
 
 function draw() {
