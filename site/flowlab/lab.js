@@ -168,7 +168,7 @@ function say(text) { if ($("status").textContent !== text) $("status").textConte
 
 function setPlaying(playing) {
   state.playing = playing;
-  $("play-text").textContent = playing ? "Pause" : state.step >= state.steps ? "Train on" : "Play";
+  $("play-text").textContent = playing ? "Pause" : "Play";
   $("play-icon").setAttribute("d", playing ? "M6 4h4v16H6zM14 4h4v16h-4z" : "M6 4l14 8-14 8z");
 }
 
@@ -199,8 +199,10 @@ function prepare(canvas) {
 /** The square in which layer k is looked at: the data's, the latents', or one that holds it. */
 function squareOf(k) {
   if (k === 0) return view();
-  const reach = k < flow.layerCount && state.frame?.reach[k];
-  return { centre: [0, 0], half: reach > 3.5 ? Math.min(50, 4 * 1.25 ** Math.ceil(Math.log(reach / 3.5) / Math.log(1.25))) : 4 };
+  const [low, high] = (k < flow.layerCount && state.frame?.reach[k]) || [[-4, -4], [4, 4]];
+  if (Math.min(...low) >= -4 && Math.max(...high) <= 4) return { centre: [0, 0], half: 4 };
+  const half = 0.575 * Math.max(high[0] - low[0], high[1] - low[1]);
+  return { centre: low.map((v, d) => (v + high[d]) / 2), half: clamp(half, 4, 50) };
 }
 
 /** The same for a place that may lie between two layers. */
@@ -430,7 +432,7 @@ function writeNumbers(chain) {
   $("depth").setAttribute("aria-valuetext", `${$("depth").value} couplings`);
   $("place-title").textContent = k === last ? "Latent space" : k === 0 ? "Data space" : "On the way";
   $("place-text").textContent = k === last ? "z = f(x), which should look like N(0, I)" : k === 0 ? "x, before the first layer" : name;
-  $("temperature-out").textContent = `${state.temperature.toFixed(2)}${state.temperature === 1 ? "" : state.temperature < 1 ? ", samples closer to the mode" : ", samples spread out"}`;
+  $("temperature-out").textContent = `${state.temperature.toFixed(2)}${state.temperature === 1 ? "" : state.temperature < 1 ? ", latents nearer 0" : ", latents farther out"}`;
   $("depth-out").textContent = `${flow.couplings.length} couplings, ${flow.size.toLocaleString("en")} weights`;
   const words = `z = ${point(latent)}, x = ${point(data.point)}, log-det ${fixed(data.logDet)}`;
   for (const [id, value] of [["latent-handle", latent[0]], ["data-handle", data.point[0]]]) {

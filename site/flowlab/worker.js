@@ -46,7 +46,7 @@ const tasks = {
     const data = flow.intermediates(painted.data);
     postMessage({
       type: "frame", ticket, values, resolution, data,
-      reach: data.map((x) => Math.max(...x.map((v) => quantile(v.map(Math.abs), 0.99)))),
+      reach: data.map((x) => [0.005, 0.995].map((q) => x.map((v) => quantile(v, q)))),
       mass: values.reduce((sum, v) => sum + v, 0) * area,
       samples: flow.intermediates(latents, true),
       grid: flow.intermediates(mesh(), true),
