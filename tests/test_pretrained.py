@@ -35,7 +35,5 @@ def test_test_images_come_back_exactly_through_trained_weights(name):
 
 
 def test_shipped_files_stay_small_those_in_every_install_above_all():
-    superseded = {"cifar10_small", "faces_32", "faces_small"}  # until no notebook loads them
     for folder, limit in ((checkpoints.PRETRAINED, 41e6), (checkpoints.PACKAGED, 0.5e6)):
-        paths = [path for path in folder.iterdir() if path.name.split(".")[0] not in superseded]
-        assert sum(path.stat().st_size for path in paths) < limit
+        assert sum(path.stat().st_size for path in folder.iterdir()) < limit

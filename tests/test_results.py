@@ -132,6 +132,5 @@ def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(resu
     families = {*results.ON_CPU, *results.ON_GPU}
     on_request = {"celeba", "celeba_32", "celeba_32_5bit", "mnist_variational"}  # hours, rare data
     on_request |= {"mnist_conditional"}
-    on_request |= {"cifar10_small", "faces_32", "faces_small"} & set(recipes.RECIPES)  # superseded
     assert set(recipes.RECIPES) - families == {"tiny", *on_request}
     assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)
