@@ -71,7 +71,7 @@ ROWS = {  # what changes: arguments of the model, those of `fit`, a function tha
 def run(name, seed, train, held_out, tiny):
     (arguments, settings, change), error, began = ROWS[name], None, time.perf_counter()
     torch.manual_seed(seed)
-    flow = models.realnvp_image(**{**MODEL, **(TINY[0] if tiny else {})}, **arguments)
+    flow = models.realnvp_image(**{**MODEL, **(TINY[0] if tiny else {}), **arguments})
     if change:
         change(flow)
     settings = {**FIT, **(TINY[1] if tiny else {}), **settings}

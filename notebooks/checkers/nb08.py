@@ -6,7 +6,7 @@ from flowlib.flow import standard_normal_log_prob
 
 
 def check_exercise_1(at_scale, shares, vector, flow):
-    """An attribute vector at one scale only, and the share of its squared length in each scale."""
+    """A vector at one scale only, and the share of its squared length in each scale."""
     scales = flow.bijection[-1]
     v = torch.arange(1.0, flow.shape.numel() + 1)
     if at_scale(v, 0) is None or shares is None:
@@ -30,6 +30,7 @@ def check_exercise_1(at_scale, shares, vector, flow):
     assert len(shares) == len(scales.shapes), (
         f"one share per scale, {len(scales.shapes)} in all, got {len(shares)}"
     )
+    shares = [float(share) for share in shares]
     assert abs(sum(shares) - 1) < 1e-3, (
         f"the shares of the squared length should add up to 1, got {sum(shares):.3f}: squares, "
         "not lengths"
