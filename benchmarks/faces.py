@@ -23,7 +23,10 @@ from ablations import bits, clean, unbounded
 
 from flowlib import checkpoints, data, losses, models, training
 from flowlib.bijections import Chain, Flatten, Squeeze
+from flowlib.coupling import AffineCoupling
 from flowlib.masks import channels, checkerboard
+from flowlib.networks import ConvResNet
+from flowlib.norms import BatchNorm
 
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).with_name("results")) / "faces.json"
 MODEL = {"shape": (3, 32, 32), "scales": 4, "width": 24, "blocks": 2, "doubling": False}
@@ -33,17 +36,26 @@ TINY = {"width": 4, "blocks": 1}, {"steps": 3, "batch_size": 8}
 SEEDS, HELD_OUT, EVERY = 3, 1_000, 20
 
 
+def couplings(C, masks, width, blocks):
+    """As `realnvp_image` has them: a coupling for each mask, and batch norm on what it changed."""
+    for mask in masks:
+        board = mask.dim() == 2
+        n_in, n_out = (C + 1, 2 * C) if board else (int(mask.sum()), 2 * int((~mask).sum()))
+        yield AffineCoupling(mask, ConvResNet(n_in, n_out, width, blocks, board))
+        yield BatchNorm(C, mask)
+
+
 def rebuild(flow, factor_out, alternate):
     """The same couplings; but nothing is factored out, or all masks are checkerboards."""
     (C, H, _), multi, levels = MODEL["shape"], flow.bijection[-1], []
-    look = [flow.built_by["arguments"][key] for key in ("width", "blocks", "batch_norm")]
+    look = [flow.built_by["arguments"][key] for key in ("width", "blocks")]
     for level in multi.scales:
         boards = [[checkerboard(n, n, i % 2 == 1) for i in range(4)] for n in (H, H // 2)]
         if level is multi.scales[-1]:
-            levels.append(models._couplings(C, boards[0], *look))
+            levels.append(couplings(C, boards[0], *look))
             break
         masks = [channels(4 * C, i % 2 == 1) for i in range(3)] if alternate else boards[1][:3]
-        layers = models._couplings(C, boards[0][:3], *look), models._couplings(4 * C, masks, *look)
+        layers = couplings(C, boards[0][:3], *look), couplings(4 * C, masks, *look)
         levels.append([*layers[0], Squeeze(), *layers[1]])
         if factor_out:
             levels[-1] += list(level)[-2:]  # un-squeeze, and squeeze in checkerboard order
