@@ -6,12 +6,12 @@ from flowlib.flow import standard_normal_log_prob
 
 
 def check_exercise_1(at_scale, shares, vector, flow):
-    """An attribute vector at one scale only, and the share of its squared length in each scale."""
+    """A vector at one scale only, and the share of its squared length in each scale."""
     scales = flow.bijection[-1]
     v = torch.arange(1.0, flow.shape.numel() + 1)
     if at_scale(v, 0) is None or shares is None:
         return print("Exercise 1: not answered yet")
-    total = torch.zeros_like(v)
+    start = 0
     for k, size in enumerate(shape.numel() for shape in scales.shapes):
         alone = at_scale(v, k)
         assert alone.shape == v.shape, (
@@ -23,13 +23,15 @@ def check_exercise_1(at_scale, shares, vector, flow):
             f"scale {k} has {size} latents; at_scale(v, {k}) leaves {entries} entries that are "
             "not zero"
         )
-        total += alone
-    assert torch.equal(total, v), (
-        "the vectors at single scales should add up to the whole vector: are entries out of place?"
-    )
+        here = v[start : start + size]
+        assert torch.equal(alone[start : start + size], here), (
+            f"at_scale(v, {k}) keeps {size} entries, but not those of scale {k}"
+        )
+        start += size
     assert len(shares) == len(scales.shapes), (
         f"one share per scale, {len(scales.shapes)} in all, got {len(shares)}"
     )
+    shares = [float(share) for share in shares]
     assert abs(sum(shares) - 1) < 1e-3, (
         f"the shares of the squared length should add up to 1, got {sum(shares):.3f}: squares, "
         "not lengths"
