@@ -12,7 +12,7 @@ from flowlib.__main__ import main
 from flowlib.data.images import BUILDERS, FILES
 
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-BOUNDS = {name: "1.0" for name in doctor.USES}
+BOUNDS = dict.fromkeys(doctor.USES, "1.0")
 
 
 @pytest.fixture
