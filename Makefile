@@ -10,7 +10,7 @@ PIP    := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m p
 # make lab CPU=1 on the first call: PyTorch without CUDA, from its own index, for machines without an NVIDIA GPU.
 CPU    ?=
 WHEELS := https://download.pytorch.org/whl/cpu
-# As measured on Linux, Python 3.11, torch 2.14, two busy cores and a fast mirror (2026-11-26); with CPU=1 an upper
+# As measured on Linux, Python 3.11, torch 2.14 and 2.15, two busy cores, a fast mirror (2026-11-26); with CPU=1 an upper
 # bound: the same without CUDA's libraries, PyTorch's own wheel not yet the smaller one.
 SIZE   := $(if $(CPU),below 0.8 GB to download and 2.2 GB on disk,3.2 GB to download and 6 GB on disk (below 0.8 and 2.2 with CPU=1))
 TIME   := $(if $(UV),one minute,four minutes)

@@ -64,7 +64,7 @@ def inventory():
     """Device, flows, data sets and tools; raises whatever stops the core from working."""
     flows, hardware = flowlib.checkpoints.shipped(), flowlib.checkpoints.hardware()
     gpu = flowlib.common.torch.cuda.is_available()
-    say("device", hardware if gpu else f"{hardware}; no GPU is seen, so large recipes take days")
+    say("device", hardware if gpu else f"{hardware}; no GPU is seen: large recipes want one")
     flowlib.recipes.checkpoints.load("moons").sample(1)
     few = set(flows) == {"moons", "sinusoid"}
     say("flows", ", ".join(flows) + "; those of images come with the repository" * few)
