@@ -37,7 +37,7 @@ test-floors: $(FLOORS)/installed ## unit tests and a notebook with the oldest ve
 	$(QUICK) $(FLOORS)/venv/bin/python $(PYTEST) $(TWO) $(NBVAL) tests notebooks/02_two_moons.ipynb
 
 browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromium; skipped where there is no Chromium
-	-$(PIP) --quiet --editable '.[browser]'
+	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
 	$(QUICK) $(BIN)/python -m pytest -rs tests/browser
 
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
@@ -50,7 +50,7 @@ results: $(STAMP) ## train the shipped models that are missing, and write the RE
 	$(BIN)/python benchmarks/results.py
 
 bench: $(STAMP) ## speed and quality against four other flow libraries; speed of image training
-	$(PIP) --quiet --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/toy.py
 	$(BIN)/python benchmarks/image.py
 
