@@ -6,7 +6,7 @@ import pkgutil
 from .common import budget
 from .flow import Flow
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _MODULES = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 __all__ = ["Flow", "budget", *_MODULES]
 

@@ -1,13 +1,14 @@
-"""Train a recipe, evaluate a flow, or draw samples from one.
+"""Train a recipe, evaluate a flow, draw samples from one, or see what is installed.
 
-  python -m flowlib train mnist_small                       into runs/mnist_small
-  python -m flowlib train mnist_small --resume              go on, bit-exact on the CPU
-  python -m flowlib train cifar10 --seconds 480             as much as eight minutes allow
-  python -m flowlib train celeba --size 32 --epochs 50 --lr 3e-4 --seed 0
-  python -m flowlib evaluate runs/celeba                    bits per dimension on the test images
-  python -m flowlib sample runs/celeba -n 36 -o samples.png
+  flowlib train mnist_small                       into runs/mnist_small
+  flowlib train mnist_small --resume              go on, bit-exact on the CPU
+  flowlib train cifar10 --seconds 480             as much as eight minutes allow
+  flowlib train celeba --size 32 --epochs 50 --lr 3e-4 --seed 0
+  flowlib evaluate runs/celeba                    bits per dimension on the test images
+  flowlib sample runs/celeba -n 36 -o samples.png
+  flowlib doctor                                  what is there, what is missing, what it costs
 
-Several GPUs: accelerate launch -m flowlib train ...
+python -m flowlib is the same. Several GPUs: accelerate launch -m flowlib train ...
 Data sets lie in $FLOWLIB_DATA (default: the repository's data/), downloaded if the network allows.
 """
 
@@ -19,18 +20,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import checkpoints, recipes
+import flowlib  # its floors are imported when they are used: the doctor must run without them
+
+from . import doctor
 from .common import integer
-from .training import DivergedError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 after an error that is explained, or 130 after Ctrl-C."""
+    if (sys.argv[1:] if arguments is None else arguments) == ["doctor"]:
+        return doctor.main()
     options = vars(parser().parse_args(arguments))
     command = options.pop("command")
     try:
         return command(**options) or 0
-    except (ValueError, OSError, DivergedError) as error:
+    except (ValueError, OSError, ImportError, flowlib.training.DivergedError) as error:
         print(f"flowlib: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -41,51 +45,57 @@ def train(recipe, run=None, **options):
     from accelerate import PartialState
 
     run = run or f"runs/{recipe}"
-    _, examples, history = recipes.train(recipe, run=run, **options)
+    _, examples, history = flowlib.recipes.train(recipe, run=run, **options)
     if history.interrupted:
         print("To go on, give the same command with --resume.")
         return 130
     if PartialState().is_main_process:
-        report(recipes.score(load(run), examples, progress=True), run)
+        report(flowlib.recipes.score(load(run), examples, progress=True), run)
 
 
 def evaluate(flow, draws=1, limit=None, standin=False):
-    examples = recipes.data_of(flow, limit, standin)
-    report(recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True), flow)
+    examples = flowlib.recipes.data_of(flow, limit, standin)
+    report(
+        flowlib.recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True), flow
+    )
 
 
 def sample(flow, n=36, output=None, temperature=1.0, seed=0, label=None):
     model = load(flow)
     drawn = model.sample(integer("n", n, at_least=1), temperature, seed, label)
     if model.dequantize is not None:
-        checkpoints.write_grid(drawn, output or "samples.png", model.dequantize.bits)
+        flowlib.checkpoints.write_grid(drawn, output or "samples.png", model.dequantize.bits)
     else:
         np.savetxt(file := io.BytesIO(), drawn.double().cpu(), delimiter=",", fmt="%.6g")
-        checkpoints.write(output or "samples.csv", file.getvalue())
+        flowlib.checkpoints.write(output or "samples.csv", file.getvalue())
 
 
 def load(flow):
     """The flow, on the GPU if there is one."""
-    return checkpoints.load(flow, "cuda" if torch.cuda.is_available() else "cpu")
+    return flowlib.checkpoints.load(flow, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def report(metrics, flow):
     """Print metrics, and keep those of a run in its results.json."""
     for name, value in metrics.items():
         print(f"{name:28} {value}")
-    folder = checkpoints.find(flow).parent
+    folder = flowlib.checkpoints.find(flow).parent
     if folder == Path(flow).expanduser():
-        results = metrics | {"hardware": checkpoints.hardware()}
-        checkpoints.write(folder / "results.json", checkpoints.to_json(results, indent=2))
+        results = metrics | {"hardware": flowlib.checkpoints.hardware()}
+        flowlib.checkpoints.write(
+            folder / "results.json", flowlib.checkpoints.to_json(results, indent=2)
+        )
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options; what is not given is left to the functions above."""
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     given = {"argument_default": argparse.SUPPRESS, **raw}
-    p = argparse.ArgumentParser(prog="python -m flowlib", description=__doc__, **raw)
+    p = argparse.ArgumentParser(prog="flowlib", description=__doc__, **raw)
     commands = p.add_subparsers(required=True, metavar="command")
-    names = "\n".join(f"  {name:24} {r.data}: {r.about}" for name, r in recipes.RECIPES.items())
+    names = "\n".join(
+        f"  {name:24} {r.data}: {r.about}" for name, r in flowlib.recipes.RECIPES.items()
+    )
     about = f"Train a recipe and score it on test data.\n\nrecipes:\n{names}"
 
     t = commands.add_parser("train", help="train a recipe", description=about, **given)
@@ -114,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument("--temperature", type=float, help="below 1: nearer to what is likely (1.0)")
     s.add_argument("--seed", type=int, help="the same seed gives the same samples (0)")
     s.add_argument("--label", type=int, help="the class, for a flow that takes labels as context")
+    about = "what is installed, what is missing, and what that costs"
+    d = commands.add_parser("doctor", help=about, description=about, **given)
+    d.set_defaults(command=doctor.main)
     for command in (t, e):
         command.add_argument("--limit", type=int, help="only the first so many images")
         command.add_argument("--standin", action="store_true", help="other images may stand in")

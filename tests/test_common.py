@@ -28,7 +28,8 @@ FLOORS = [
     "checkpoints",
     "plotting",
 ]
-FLOORS += ["batches", "graphs", "training", "checks", "widgets", "estimator", "recipes", "__main__"]
+FLOORS += ["batches", "graphs", "training", "checks", "widgets", "estimator", "recipes"]
+FLOORS += ["doctor", "__main__"]
 HEAVY = [
     "matplotlib",
     "sklearn",

@@ -1,4 +1,5 @@
-"""flowlib as users get it: a wheel, another working directory, no home, nothing but it writable."""
+"""flowlib as users get it: a wheel, another working directory, no home, no Jupyter, the locale C,
+spaces and accents in every path, and nothing but the working directory writable."""
 
 import os
 import shutil
@@ -6,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
+
+import flowlib
 
 ROOT = Path(__file__).resolve().parents[1]
 SOMEBODY = 12345  # in no list of users, so without a home, too
@@ -33,7 +37,7 @@ def files(folder):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder in which a wheel of this checkout is installed, and nothing else."""
-    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    source, site = tmp_path_factory.mktemp("un été"), tmp_path_factory.mktemp("à côté")
     shutil.copytree(ROOT / "flowlib", source / "flowlib")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -46,7 +50,7 @@ def site(tmp_path_factory):
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the code and of what ships with it, that its user cannot write to."""
-    copy = tmp_path / "checkout"
+    copy = tmp_path / "ma copie à moi"
     shutil.copytree(ROOT / "flowlib", copy / "flowlib")
     shutil.copytree(ROOT / "data" / "pretrained", copy / "data" / "pretrained")
     folders = [copy, *(path for path in copy.rglob("*") if path.is_dir())]
@@ -60,20 +64,20 @@ def checkout(tmp_path):
 @pytest.fixture
 def python(tmp_path):
     """Runs Python in a folder of its own, where alone it may write; returns what it prints."""
-    folder = tmp_path / "somewhere"
+    folder = tmp_path / "quelque part, là"
     folder.mkdir()
     if os.geteuid() == 0:
         os.chown(folder, SOMEBODY, SOMEBODY)
 
     def run(library, *arguments, **environment):
-        environment |= {"PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= {"PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C"}
         before = files(library)
         result = subprocess.run(
             [*as_somebody(), sys.executable, *map(str, arguments)],
             cwd=folder,
             env=environment | {"PATH": os.environ["PATH"], "FLOWLIB_FAST": "1"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
         assert result.returncode == 0, result.stderr
         assert files(library) == before
@@ -88,14 +92,19 @@ def test_a_wheel_holds_every_file_of_the_package(site):
 
 
 def test_flows_data_sets_and_the_command_line_are_had_from_any_folder(site, python):
-    """Without a home, too: data are read, and it is said where more could be put. One process, for
-    each imports torch."""
+    """Without a home or Jupyter, too: data are read, and it is said where more could be put. One
+    process, for each imports torch."""
     code = """
-import os
+import os, sys
+sys.modules |= dict.fromkeys(["IPython", "ipykernel", "ipywidgets", "jupyterlab", "notebook"])
+from importlib import metadata
 import flowlib
 from flowlib import checkpoints, data, plotting
-from flowlib.__main__ import main
+(command,) = metadata.entry_points(group="console_scripts", name="flowlib")
+main = command.load()
 print(flowlib.__file__)
+assert metadata.version("flowlib") == flowlib.__version__
+assert main(["doctor"]) == 0
 assert checkpoints.load("moons").sample(4).shape == (4, 2)
 assert checkpoints.load("sinusoid").sample(4).shape == (4, 2)
 assert data.load("digits").train.shape[1:] == (1, 28, 28)
@@ -110,11 +119,15 @@ try:
 except FileNotFoundError as error:
     print(error)
 """
-    place, *message = python(site, "-c", code, XDG_CACHE_HOME="cache").splitlines()
+    # matplotlib older than 3.11 cannot be imported without a home, unless it is given this folder.
+    old = {} if matplotlib.__version_info__ >= (3, 11) else {"MPLCONFIGDIR": "matplotlib"}
+    place, *message = python(site, "-c", code, XDG_CACHE_HOME="cache", **old).splitlines()
     assert place == str(site / "flowlib" / "__init__.py")
     for folder in ("cache/flowlib", "data"):
         assert (python.folder / folder / "digits" / "train_images.npy").is_file()
     assert len((python.folder / "x.csv").read_text().splitlines()) in (4, 5)
+    assert "flows         moons, sinusoid; those of images come with the repository" in message
+    assert f"flowlib       {flowlib.__version__} in {site / 'flowlib'}" in message
     assert "FLOWLIB_DATA" in message[-1]
 
 

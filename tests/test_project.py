@@ -1,5 +1,6 @@
 """The files around the code say the same things as each other."""
 
+import json
 import os
 import re
 import runpy
@@ -8,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+import flowlib
 
 try:
     import tomllib
@@ -56,11 +60,13 @@ def test_no_requirement_is_pinned_from_above():
     assert not re.search(r'[\w"]\s*(==|<=|~=|<)\s*\d', text)
 
 
-def test_the_readme_tables_are_what_the_cards_say():
+def test_the_tables_of_results_are_what_the_cards_say_and_the_readme_fits_on_a_page():
     results = runpy.run_path(str(ROOT / "benchmarks" / "results.py"))
     readme = (ROOT / "README.md").read_text()
-    assert results["tables"]() in readme
-    assert results["with_tables"](readme) == readme
+    assert results["summary"]() in readme
+    assert results["with_summary"](readme) == readme
+    assert results["tables"]() in results["SHIPPED"].read_text()
+    assert max(len(line) for line in readme.splitlines() if line.startswith("|")) <= 200
 
 
 def test_make_help_lists_every_target():
@@ -84,8 +90,52 @@ def test_the_floors_are_every_lower_bound_as_an_exact_version(tmp_path):
     assert sorted(floors) == sorted(bound.replace(">=", "==") for bound in bounds)
 
 
-def test_make_lab_starts_for_root_too():
-    assert ("--allow-root" in make("--dry-run", "lab")) == (os.geteuid() == 0)
+def make_lab(tmp_path, *arguments):
+    """The commands of a first `make lab`, in which nothing is run."""
+    return make("--dry-run", "lab", f"VENV={tmp_path}", *arguments)
+
+
+def test_make_lab_starts_for_root_too_and_names_the_first_notebook(tmp_path):
+    said = make_lab(tmp_path)
+    assert ("--allow-root" in said) == (os.geteuid() == 0)
+    assert "default_url=/lab/tree/notebooks/00_start_here.ipynb" in said
+    assert "GB to download" in said and "announcements" in said
+
+
+def test_one_setting_takes_torch_without_cuda_before_all_else(tmp_path):
+    index = "--index-url https://download.pytorch.org/whl/cpu torch torchvision"
+    assert index not in make_lab(tmp_path, "CPU=")  # which the environment may set
+    said = make_lab(tmp_path, "CPU=1")
+    assert 0 < said.index(index) < said.index("--editable '.[dev]'")
+
+
+def test_uv_installs_where_it_is_there_and_can_be_declined(tmp_path):
+    assert f"/x/uv pip install --python {tmp_path}/bin/python" in make_lab(tmp_path, "UV=/x/uv")
+    assert f"{tmp_path}/bin/python -m pip install" in make_lab(tmp_path, "UV=")
+
+
+def test_the_version_stands_in_one_place_and_the_changelog_begins_with_it():
+    project, _ = requirements()
+    assert "version" not in project and project["dynamic"] == ["version"]
+    assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    latest = re.search(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert latest == flowlib.__version__
+
+
+def test_the_workflow_runs_what_ci_runs_from_the_oldest_python_on():
+    """Parsed, no more: it has not been run by GitHub."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
+    assert jobs["test"]["steps"][-1] == {"run": "bash .ci/run"}
+    oldest = requirements()[0]["requires-python"].removeprefix(">=")
+    assert jobs["test"]["strategy"]["matrix"]["python"][0] == oldest
+
+
+def test_the_devcontainer_makes_the_environment_of_the_makefile():
+    """Parsed, no more: no container was made of it."""
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text()
+    settings = json.loads(re.sub(r"^//.*\n", "", text, flags=re.MULTILINE))
+    target = settings["postCreateCommand"].removeprefix("make ")
+    assert target in make("--dry-run", "--always-make", "VENV=.venv", target)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)

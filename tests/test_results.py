@@ -35,6 +35,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.setattr(checkpoints, "PACKAGED", tmp_path / "packaged")
     monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped.md")
     monkeypatch.setattr(module, "peak", lambda *args: 1e12)
     return module
 
@@ -133,4 +134,4 @@ def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(resu
     on_request = {"celeba", "celeba_32", "celeba_32_5bit", "mnist_variational"}  # hours, rare data
     on_request |= {"mnist_conditional"}
     assert set(recipes.RECIPES) - families == {"tiny", *on_request}
-    assert all(f"`{name}`" in results.tables() for name in results.ON_GPU)
+    assert all(f"`{name}`" in results.summary() for name in results.ON_GPU)
