@@ -30,8 +30,9 @@ def test_a_shipped_flow_scores_what_its_card_says_on_the_first_100_test_images(n
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_test_images_come_back_exactly_through_trained_weights(name):
-    flow, images = checkpoints.load(name), load_or_skip(name).test[:16]
-    assert torch.equal(flow.inverse(flow.encode(images))[0], images)
+    flow, data = checkpoints.load(name), load_or_skip(name)
+    images, context = data.test[:16], data.test_labels[:16] if flow.context_features else None
+    assert torch.equal(flow.inverse(flow.encode(images, context), context)[0], images)
 
 
 def test_shipped_files_stay_small_those_in_every_install_above_all():

@@ -28,6 +28,7 @@ QUESTIONS = {
     "09": "what is a likelihood good for, and when does it mislead?",
     "10": "how does a flow learn from a formula, and how do you notice what it missed?",
     "11": "where do time and memory go, and what makes training faster and smaller?",
+    "12": "how does a flow take orders, and what is a label worth?",
 }
 
 FORMULA = [
@@ -179,6 +180,14 @@ CUTS = {
         "Gradient accumulation",
         "Averaged weights",
         "Kill it and go on",
+        "Exercise 1",
+    ],
+    "12": [
+        "Where the label enters",
+        "Reading, by Bayes' rule",
+        "What a label buys, in bits",
+        "Style and content",
+        "A class that nobody showed it",
         "Exercise 1",
     ],
 }
