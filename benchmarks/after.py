@@ -1,12 +1,10 @@
 """Real NVP with its parts exchanged one at a time, on half-size digits at equal compute: the stored
 runs of notebook 13, whose cells tagged "part" hold the models.
 
-python benchmarks/after.py                  all models and seeds that are missing
-python benchmarks/after.py --models glow    some; "noisy" makes pictures, no row; --tiny: a few
-    steps of each, stored nowhere
+python benchmarks/after.py          two seeds of all models, where they are missing
+python benchmarks/after.py glow     of some; "noisy" makes pictures and no row
 """
 
-import argparse
 import datetime
 import functools
 import json
@@ -28,7 +26,7 @@ sys.path.insert(0, str(NOTEBOOK.parent))  # its first cell imports the checkers
 OUT = ROOT / "benchmarks" / "results" / "after.json"
 SETTINGS = {"steps": 2_000, "batch_size": 64, "ema": 0.995}
 LR = {"realnvp": 5e-3, "glow": 5e-3, "flowpp": 3e-3}  # convolutions; transformers take 2e-3
-MODELS = ["realnvp", "glow", "flowpp", "jet", "tarflow", "matching", "noisy"]
+MODELS = ["realnvp", "glow", "flowpp", "jet", "tarflow", "matching"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -38,7 +36,7 @@ def parts():
     names, here = {}, os.getcwd()
     os.chdir(NOTEBOOK.parent)
     try:
-        for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
             if "part" in cell["metadata"].get("tags", []):
                 exec("".join(cell["source"]), names)
     finally:
@@ -46,32 +44,30 @@ def parts():
     return names
 
 
-def fit(name, flow, images, settings):
-    """Train a flow where it is, with the loss that its model asks for; the loss of every step."""
-    settings = {**settings, "lr": LR.get(name, 2e-3)}
-    if name == "matching":
-        return parts()["fit_matching"](flow.to(DEVICE), images.to(DEVICE), **settings)
-    return training.fit(flow, images, precision="float32", progress=False, **settings).loss
-
-
-@torch.no_grad()
 def run(name, images, test, settings):
-    """Train one model, {"steps": ..., "seed": ...}: its row of results, and 36 samples."""
+    """Train one model from settings["seed"]: its row of results, and 36 samples."""
     torch.manual_seed(settings["seed"])
-    flow, start = parts()[name](), time.perf_counter()
-    with torch.enable_grad():
-        loss = torch.tensor(fit(name, flow, images, settings))
-    seconds, test = time.perf_counter() - start, test.to(DEVICE)
+    flow, settings, start = (
+        parts()[name](),
+        {**settings, "lr": LR.get(name, 2e-3)},
+        time.perf_counter(),
+    )
+    if name == "matching":
+        loss = parts()["fit_matching"](flow.to(DEVICE), images.to(DEVICE), **settings)
+    else:
+        loss = training.fit(flow, images, precision="float32", progress=False, **settings).loss
+    seconds, test, loss = time.perf_counter() - start, test.to(DEVICE), torch.tensor(loss)
     flow.eval().to(DEVICE)
-    log_prob = torch.cat([flow.log_prob(x, seed=0) for x in test.split(500)])
+    with torch.no_grad():
+        log_prob = torch.cat([flow.log_prob(x, seed=0) for x in test.split(500)])
+        changed = flow.inverse(flow.encode(test[:500]))[0] != test[:500]
     bits = losses.bits_per_dim(log_prob, flow.shape).double()
     flow.sample(36, seed=0)  # warms up
     start = time.perf_counter()
     samples = flow.sample(36, seed=0).cpu()
     sampling = time.perf_counter() - start
-    changed = flow.inverse(flow.encode(test[:500]))[0] != test[:500]
-    curve = loss[: len(loss) // 50 * 50].reshape(-1, 50).mean(1)  # matching has a loss of its own
-    curve = curve if name == "matching" else losses.bits_per_dim(-curve, flow.shape)
+    if name != "matching":  # whose loss is not in nats
+        loss = losses.bits_per_dim(-loss, flow.shape)
     row = {
         "bits_per_dim": round(bits.mean().item(), 4),
         "standard_error": round(bits.std().item() / len(bits) ** 0.5, 4),
@@ -81,67 +77,52 @@ def run(name, images, test, settings):
         "seconds": round(seconds, 1),
         "seconds_to_sample_36": round(sampling, 4),
         "pixels_changed_by_round_trip": changed.double().mean().item(),
-        "curve": [round(value, 3) for value in curve.tolist()],
-        "settings": {**settings, "lr": LR.get(name, 2e-3)},
+        "curve": [round(part.mean().item(), 3) for part in loss.split(50)],
+        "settings": settings,
         "hardware": checkpoints.hardware(),
         "torch": torch.__version__,
         "date": str(datetime.date.today()),
     }
-    return row, samples
+    return row, samples / 7
 
 
+@torch.no_grad()
 def mflop(name, flow, images):
     """Millions of multiplications and additions of a training step's forward pass, an image."""
-    step = functools.partial(parts()["matching_loss"], flow) if name == "matching" else flow
-    flow.train()  # torch counts a transformer's fast path in evaluation as nothing, and so it
+    forward = functools.partial(parts()["matching_loss"], flow) if name == "matching" else flow
+    flow.train()  # torch counts fused kernels of attention as nothing: this avoids them
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        step(images)  # counts the CPU's own kernel of attention
+        forward(images)
     return counter.get_total_flops() / len(images) / 1e6
 
 
-def noisy(images, settings):
+def noisy(images):
     """36 samples of a TarFlow of noisy digits, and the same denoised."""
-    torch.manual_seed(settings["seed"])
-    flow = parts()["tarflow_of_noise"]()
-    fit("noisy", flow, parts()["NoisyImages"](images), settings)
+    torch.manual_seed(0)
+    flow, data_set = parts()["tarflow_of_noise"](), parts()["NoisyImages"](images)
+    training.fit(flow, data_set, precision="float32", progress=False, **SETTINGS, lr=2e-3, seed=0)
     samples = flow.to(DEVICE).sample(36, seed=0)
     return {"noisy": samples, "denoised": parts()["denoise"](flow, samples)}
 
 
-def picture(samples, path):
-    """36 images in [0, 1] in four rows."""
-    save_image(make_grid(samples.cpu().float().clamp(0, 1), nrow=9, padding=1, pad_value=1), path)
+def picture(name, samples):
+    """36 images in [0, 1] in four rows, beside the results."""
+    grid = make_grid(samples.cpu().float().clamp(0, 1), nrow=9, padding=1, pad_value=1)
+    save_image(grid, OUT.with_name(f"after_{name}.png"))
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", nargs="*", default=MODELS, choices=MODELS)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--tiny", action="store_true")
-    args = parser.parse_args()
-    digits = data.load("mnist")
+    wanted, digits = sys.argv[1:] or MODELS, data.load("mnist")
     images, test = parts()["small"](digits.train), parts()["small"](digits.test)[:2_000]
-    settings, found = SETTINGS, json.loads(OUT.read_text()) if OUT.is_file() else {}
-    if args.tiny:
-        settings, test, found = {**SETTINGS, "steps": 6, "batch_size": 8}, test[:20], {}
-    for seed in range(args.seeds):
-        for name in args.models:
-            if name == "noisy" and seed == 0:
-                pictures = noisy(images, {**settings, "seed": seed})
-            elif name != "noisy" and f"{name} {seed}" not in found:
-                found[f"{name} {seed}"], samples = run(
-                    name, images, test, {**settings, "seed": seed}
-                )
-                print(name, seed, dict(list(found[f"{name} {seed}"].items())[:8]), flush=True)
-                pictures = {name: samples / 7} if seed == 0 else {}
-            else:
-                continue
-            if not args.tiny:
-                checkpoints.write(OUT, json.dumps(found, indent=1).encode())
-                for kind, samples in pictures.items():
-                    picture(samples, OUT.with_name(f"after_{kind}.png"))
+    found = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    for seed in range(2):
+        for name in [m for m in MODELS if m in wanted and f"{m} {seed}" not in found]:
+            found[f"{name} {seed}"], samples = run(name, images, test, {**SETTINGS, "seed": seed})
+            checkpoints.write(OUT, json.dumps(found, indent=1).encode())
+            if seed == 0:
+                picture(name, samples)
+    for name, samples in (noisy(images) if "noisy" in wanted else {}).items():
+        picture(name, samples)
 
 
 if __name__ == "__main__":

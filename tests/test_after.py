@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import after  # noqa: E402
 
-MODELS = [name for name in after.MODELS if name != "noisy"]
+MODELS = after.MODELS
 
 
 def digits(n):
@@ -27,7 +27,7 @@ def test_the_cells_define_every_model_of_about_one_size():
 def test_two_steps_of_a_model_make_a_row_and_samples():
     settings = {**after.SETTINGS, "steps": 2, "batch_size": 4, "seed": 0}
     row, samples = after.run("glow", digits(16), digits(8), settings)
-    assert samples.shape == (36, 1, 14, 14) and samples.dtype == torch.uint8
+    assert samples.shape == (36, 1, 14, 14) and samples.min() >= 0 and samples.max() <= 1
     assert 0 < row["bits_per_dim"] < 10 and row["test_images"] == 8
     assert row["pixels_changed_by_round_trip"] == 0
 
