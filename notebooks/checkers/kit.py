@@ -28,6 +28,7 @@ QUESTIONS = {
     "09": "what is a likelihood good for, and when does it mislead?",
     "10": "how does a flow learn from a formula, and how do you notice what it missed?",
     "11": "where does the time go, what makes training faster, and what came after Real NVP?",
+    "13": "what replaced Real NVP's parts, and what does each replacement buy?",
 }
 
 FORMULA = [
@@ -180,6 +181,14 @@ CUTS = {
         "Cost as the image grows",
         "What came after",
         "Exercise 1",
+    ],
+    "13": [
+        "Glow: the permutation is learned",
+        "Flow++: a curve in place of a line",
+        "TarFlow: one token after the other",
+        "Continuous flows, by flow matching",
+        "The same budget for all",
+        "Exercise 2",
     ],
 }
 
