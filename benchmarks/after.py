@@ -1,8 +1,7 @@
 """Real NVP with its parts exchanged one at a time, on half-size digits at equal compute: the stored
 runs of notebook 13, whose cells tagged "part" hold the models.
 
-python benchmarks/after.py          two seeds of all models, where they are missing
-python benchmarks/after.py glow     of some; "noisy" makes pictures and no row
+python benchmarks/after.py [MODEL ...]    two seeds of each that is missing; "noisy": its pictures
 """
 
 import datetime
@@ -25,8 +24,8 @@ NOTEBOOK = ROOT / "notebooks" / "13_after_realnvp.ipynb"
 sys.path.insert(0, str(NOTEBOOK.parent))  # its first cell imports the checkers
 OUT = ROOT / "benchmarks" / "results" / "after.json"
 SETTINGS = {"steps": 2_000, "batch_size": 64, "ema": 0.995}
-LR = {"realnvp": 5e-3, "glow": 5e-3, "flowpp": 3e-3}  # convolutions; transformers take 2e-3
-MODELS = ["realnvp", "glow", "flowpp", "jet", "tarflow", "matching"]
+LR = {"realnvp": 5e-3, "glow": 5e-3, "flowpp": 3e-3}  # convolutions
+LR |= {"jet": 2e-3, "tarflow": 2e-3, "matching": 2e-3}  # transformers
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -47,17 +46,13 @@ def parts():
 def run(name, images, test, settings):
     """Train one model from settings["seed"]: its row of results, and 36 samples."""
     torch.manual_seed(settings["seed"])
-    flow, settings, start = (
-        parts()[name](),
-        {**settings, "lr": LR.get(name, 2e-3)},
-        time.perf_counter(),
-    )
+    flow, start = parts()[name](), time.perf_counter()
     if name == "matching":
         loss = parts()["fit_matching"](flow.to(DEVICE), images.to(DEVICE), **settings)
     else:
         loss = training.fit(flow, images, precision="float32", progress=False, **settings).loss
-    seconds, test, loss = time.perf_counter() - start, test.to(DEVICE), torch.tensor(loss)
-    flow.eval().to(DEVICE)
+    seconds, loss = time.perf_counter() - start, torch.tensor(loss)
+    flow, test = flow.eval().to(DEVICE), test.to(DEVICE)
     with torch.no_grad():
         log_prob = torch.cat([flow.log_prob(x, seed=0) for x in test.split(500)])
         changed = flow.inverse(flow.encode(test[:500]))[0] != test[:500]
@@ -102,7 +97,8 @@ def noisy(images):
     flow, data_set = parts()["tarflow_of_noise"](), parts()["NoisyImages"](images)
     training.fit(flow, data_set, precision="float32", progress=False, **SETTINGS, lr=2e-3, seed=0)
     samples = flow.to(DEVICE).sample(36, seed=0)
-    return {"noisy": samples, "denoised": parts()["denoise"](flow, samples)}
+    picture("noisy", samples)
+    picture("denoised", parts()["denoise"](flow, samples))
 
 
 def picture(name, samples):
@@ -112,17 +108,18 @@ def picture(name, samples):
 
 
 def main():
-    wanted, digits = sys.argv[1:] or MODELS, data.load("mnist")
+    wanted, digits = sys.argv[1:] or LR, data.load("mnist")
     images, test = parts()["small"](digits.train), parts()["small"](digits.test)[:2_000]
     found = json.loads(OUT.read_text()) if OUT.is_file() else {}
     for seed in range(2):
-        for name in [m for m in MODELS if m in wanted and f"{m} {seed}" not in found]:
-            found[f"{name} {seed}"], samples = run(name, images, test, {**SETTINGS, "seed": seed})
+        for name in [m for m in LR if m in wanted and f"{m} {seed}" not in found]:
+            settings = {**SETTINGS, "lr": LR[name], "seed": seed}
+            found[f"{name} {seed}"], samples = run(name, images, test, settings)
             checkpoints.write(OUT, json.dumps(found, indent=1).encode())
             if seed == 0:
                 picture(name, samples)
-    for name, samples in (noisy(images) if "noisy" in wanted else {}).items():
-        picture(name, samples)
+    if "noisy" in wanted:
+        noisy(images)
 
 
 if __name__ == "__main__":
