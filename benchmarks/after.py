@@ -1,6 +1,5 @@
 """Real NVP with its parts exchanged one at a time, on half-size digits at equal compute: the stored
 runs of notebook 13, whose cells tagged "part" hold the models.
-
 python benchmarks/after.py [MODEL ...]    two seeds of each that is missing; "noisy": its pictures
 """
 
@@ -19,10 +18,9 @@ from torchvision.utils import make_grid, save_image
 
 from flowlib import checkpoints, data, losses, training
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "notebooks" / "13_after_realnvp.ipynb"
+OUT = Path(__file__).resolve().parent / "results" / "after.json"
+NOTEBOOK = OUT.parents[2] / "notebooks" / "13_after_realnvp.ipynb"
 sys.path.insert(0, str(NOTEBOOK.parent))  # its first cell imports the checkers
-OUT = ROOT / "benchmarks" / "results" / "after.json"
 SETTINGS = {"steps": 2_000, "batch_size": 64, "ema": 0.995}
 LR = {"realnvp": 5e-3, "glow": 5e-3, "flowpp": 3e-3}  # convolutions
 LR |= {"jet": 2e-3, "tarflow": 2e-3, "matching": 2e-3}  # transformers
@@ -31,15 +29,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @functools.cache
 def parts():
-    """The names that the notebook's cells tagged "part" define, executed where it lies."""
-    names, here = {}, os.getcwd()
-    os.chdir(NOTEBOOK.parent)
-    try:
-        for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
-            if "part" in cell["metadata"].get("tags", []):
-                exec("".join(cell["source"]), names)
-    finally:
-        os.chdir(here)
+    """The names that the notebook's cells tagged "part" define; to be called from its folder."""
+    names = {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if "part" in cell["metadata"].get("tags", []):
+            exec("".join(cell["source"]), names)
     return names
 
 
@@ -61,8 +55,7 @@ def run(name, images, test, settings):
     start = time.perf_counter()
     samples = flow.sample(36, seed=0).cpu()
     sampling = time.perf_counter() - start
-    if name != "matching":  # whose loss is not in nats
-        loss = losses.bits_per_dim(-loss, flow.shape)
+    loss = loss if name == "matching" else losses.bits_per_dim(-loss, flow.shape)  # else nats
     row = {
         "bits_per_dim": round(bits.mean().item(), 4),
         "standard_error": round(bits.std().item() / len(bits) ** 0.5, 4),
@@ -108,6 +101,7 @@ def picture(name, samples):
 
 
 def main():
+    os.chdir(NOTEBOOK.parent)
     wanted, digits = sys.argv[1:] or LR, data.load("mnist")
     images, test = parts()["small"](digits.train), parts()["small"](digits.test)[:2_000]
     found = json.loads(OUT.read_text()) if OUT.is_file() else {}
