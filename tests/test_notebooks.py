@@ -23,7 +23,7 @@ SOLUTIONS = sorted((FOLDER / "solutions").glob("[0-9]*.ipynb"))
 CLOSING = ["Limits", "Summary", "Exercises", "References", "Next"]
 SERIES = """00_start_here 01_change_of_variables 02_two_moons 03_sinusoid 04_when_flows_break
 05_mnist 06_masks_and_scales 07_cifar10 08_celeba 09_using_likelihoods
-10_flows_for_inference 11_scaling_up 12_conditional_flows"""
+10_flows_for_inference 11_scaling_up 12_conditional_flows 13_after_realnvp"""
 LIMIT_KB = {"05": 2000, "06": 2000, "07": 2000, "08": 2000}
 
 

@@ -29,6 +29,7 @@ QUESTIONS = {
     "10": "how does a flow learn from a formula, and how do you notice what it missed?",
     "11": "where do time and memory go, and what makes training faster and smaller?",
     "12": "how does a flow take orders, and what is a label worth?",
+    "13": "what replaced Real NVP's parts, and what does each replacement buy?",
 }
 
 FORMULA = [
@@ -189,6 +190,14 @@ CUTS = {
         "Style and content",
         "A class that nobody showed it",
         "Exercise 1",
+    ],
+    "13": [
+        "Glow: the permutation is learned",
+        "Flow++: a curve in place of a line",
+        "TarFlow: one token after the other",
+        "Continuous flows, by flow matching",
+        "The same budget for all",
+        "Exercise 2",
     ],
 }
 
