@@ -1,0 +1,160 @@
+"""How Sphinx makes the book's site: `make site`. Pages come from the executed notebooks, nothing is
+run again, and no page asks another machine for anything."""
+
+import base64
+import hashlib
+import json
+import re
+import sys
+import unicodedata
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import latex2mathml.converter
+import ziamath
+from docutils import nodes
+from fontTools import subset
+
+SITE = Path(__file__).resolve().parent
+sys.path[:0] = [str(SITE), str(SITE.parent)]
+
+import pages  # noqa: E402
+
+SOURCE = pages.ROOT / "build" / "site-source"  # made at the start of each build
+project = "Normalizing flows, from two moons up"
+author = copyright = "The flowlib authors"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["README.md", "notebooks/checkers", "**/.ipynb_checkpoints"]
+suppress_warnings = [
+    "myst.header",  # a solutions page goes from its title to headings of the third level
+    "mystnb.unknown_mime_type",  # an explorer's view needs a kernel; its still stands beside it
+]
+
+html_theme = "furo"
+html_title = "Normalizing flows"
+html_static_path = ["static", str(SOURCE / "static")]
+templates_path = [str(SITE / "templates")]
+html_extra_path = [str(path) for path in [SITE / "flowlab.html"] if path.exists()]
+html_sidebars = {"**": [f"sidebar/{part}.html" for part in ("brand", "search", "scroll-start")]}
+if html_extra_path:
+    html_sidebars["**"].append("flowlab.html")
+html_sidebars["**"] += [f"sidebar/{part}.html" for part in ("navigation", "scroll-end")]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_search_summary = False  # the summaries are fetched, which file:// does not allow
+html_show_sphinx = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
+    "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"},
+}
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # outputs hold tables
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+myst_heading_slug_func = "pages.slug"
+autodoc_inherit_docstrings = False  # what torch says of extra_repr is of no use here
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_use_legacy_class_based = False
+
+# Equations are MathML, which browsers draw without a script, in the font STIX Two Math.
+
+
+FUNCTIONS = re.compile(r"(</mo>)?<mi>(log|exp|sin|cos|tanh|arctan|det|max|min)</mi>(<mo[^>]*>&#x0*28;)?")
+LETTERS = re.compile(r'<mi mathvariant="(script|double-struck|bold)">(\w)</mi>')
+
+
+def mathml(writer, node, display):
+    markup = latex2mathml.converter.convert(node.astext(), display=display).replace(r"\_", "_")
+    if "\\" in markup:
+        raise ValueError(f"no MathML for {node.astext()}")
+    writer.body.append(FUNCTIONS.sub(function, LETTERS.sub(letter, markup)))
+    raise nodes.SkipNode
+
+
+def function(match):
+    """The thin spaces around a function's name that LaTeX sets."""
+    before, name, bracket = match.groups(default="")
+    left, right = "0" if before else ".17em", "0" if bracket else ".17em"
+    return f'{before}<mo form="prefix" lspace="{left}" rspace="{right}">{name}</mo>{bracket}'
+
+
+def letter(match):
+    """Letters of other alphabets are characters of their own in today's MathML."""
+    style = match[1].upper()
+    name = re.sub("LATIN|LETTER ", "", unicodedata.name(match[2]))
+    for prefix in ("MATHEMATICAL ", ""):
+        with suppress(KeyError):
+            return f"<mi>{unicodedata.lookup(prefix + style + name)}</mi>"
+    return match[0]
+
+
+def add_math_font(app, exception):
+    """The letters, operators and stretched brackets of STIX Two Math, as a web font."""
+    if exception or app.builder.format != "html":
+        return
+    options = subset.Options(flavor="woff", layout_features=["*"])
+    font = subset.load_font(Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf", options)
+    blocks = [(0x20, 0x3FF), (0x2000, 0x23FF), (0x25A0, 0x2AFF), (0x1D400, 0x1D7FF)]
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=[c for first, last in blocks for c in range(first, last + 1)])
+    subsetter.subset(font)
+    subset.save_font(font, Path(app.outdir) / "_static/stix-two-math.woff", options)
+
+
+# Notebooks
+
+
+def stored_images(path):
+    """Of each picture that a notebook has stored: its bytes, and its alt text."""
+    for cell in json.loads(path.read_text())["cells"]:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png:
+                meta = output["metadata"].get("image/png", {})
+                yield base64.b64decode("".join(png)), meta.get("alt", "")
+
+
+def add_alt_texts(app, doctree):
+    """myst-nb names pictures by the digest of their bytes, and leaves their alt texts behind."""
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix == ".ipynb":
+        alts = {hashlib.sha256(png).hexdigest(): alt for png, alt in stored_images(path)}
+        for image in doctree.findall(nodes.image):
+            image.setdefault("alt", alts.get(Path(image["uri"]).stem, ""))
+
+
+# Docstrings are plain text with examples; Sphinx wants reStructuredText.
+
+
+def restructure(app, what, name, obj, options, lines):
+    blocks = re.split(r"\n\s*\n|\n(?=\s*>>>)", "\n".join(lines).strip())
+    lines[:] = "\n\n".join(map(restructured, filter(str.strip, blocks))).split("\n")
+
+
+def restructured(block):
+    literal = None
+    if block.lstrip().startswith(">>>"):
+        literal = ".. code-block:: pycon"
+    elif re.search(r"\S {3,}\S|^ ", block, flags=re.MULTILINE):
+        literal = "::"
+    if literal:
+        return literal + "\n\n" + re.sub("^", "    ", block, flags=re.MULTILINE)
+    return "".join(
+        f"``{part.strip('`')}``" if part.startswith("`") else re.sub(r"([*|_\\])", r"\\\1", part)
+        for part in re.split(r"(`[^`]+`)", block)
+    )
+
+
+def setup(app):
+    pages.write(SOURCE)
+    inline, block = (partial(mathml, display=display) for display in ("inline", "block"))
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    app.connect("build-finished", add_math_font)
+    app.connect("doctree-read", add_alt_texts)
+    app.connect("autodoc-process-docstring", restructure)

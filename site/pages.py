@@ -1,0 +1,115 @@
+"""The sources of the site's pages, in one folder: notebooks as they are, pages made from README.md."""
+
+import base64
+import html
+import io
+import json
+import pkgutil
+import re
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+import flowlib
+
+SITE = Path(__file__).resolve().parent
+ROOT = SITE.parent
+NOTEBOOK = re.compile(r"\| \[[^]]*\]\(notebooks/(\w+)\.ipynb\) \| (.*) \|")
+
+
+def write(pages: Path) -> None:
+    """Copy or make all sources; what did not change keeps its time, for a quick second build."""
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "checkers", "*.json")
+    shutil.rmtree(pages, ignore_errors=True)
+    shutil.copytree(ROOT / "notebooks", pages / "notebooks", ignore=skip)
+    shutil.copytree(ROOT / "benchmarks", pages / "benchmarks", ignore=skip)
+    for folder in ("api", "static"):
+        (pages / folder).mkdir()
+    readme = (ROOT / "README.md").read_text()
+    series = NOTEBOOK.findall(readme)
+    shutil.copy(SITE / "solutions.md", pages)
+    index = (SITE / "index.md").read_text()
+    cards = "\n".join(card(name, question, pages / "static") for name, question in series)
+    (pages / "index.md").write_text(index.replace("<!-- series -->", cards).replace("<!-- flowlab -->", flowlab(pages / "static")))
+    (pages / "results.md").write_text(results(readme))
+    modules = floors(readme)
+    (pages / "api.md").write_text(api(readme, modules))
+    for name in modules:
+        (pages / "api" / f"{name}.md").write_text(module_page(name))
+
+
+def flowlab(pictures: Path) -> str:
+    """The way into Flow Lab, where it was built."""
+    if not (SITE / "flowlab.html").exists():
+        return ""
+    shutil.copy(SITE / "flowlab.png", pictures)
+    return (
+        '<a class="card wide" href="flowlab.html"><img src="_static/flowlab.png" alt="Flow Lab: '
+        'points, the warped grid and the density of a flow, its latents, and a Play button">'
+        "<strong>▶ Flow Lab</strong> <span>Train a Real NVP here, in your browser: choose a density "
+        "or paint one, and press Play.</span></a>"
+    )
+
+
+def card(name: str, question: str, pictures: Path) -> str:
+    """A notebook on the first page: its title, question, minutes, and its first picture."""
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    opening = "".join(cells[0]["source"])
+    minutes = re.search(r"\*\*Time\*\* (.*)", opening)[1]
+    png = next(
+        output["data"]["image/png"]
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode("".join(png)))).convert("RGB")
+    picture.thumbnail((640, 400))
+    picture.save(pictures / f"{name}.png", optimize=True)
+    title = html.escape(opening.splitlines()[0].removeprefix("# "))
+    return (
+        f'<a class="card" href="notebooks/{name}.html"><img src="_static/{name}.png" alt="">'
+        f"<strong>{title}</strong><span>{html.escape(question)}</span><small>{minutes}</small></a>"
+    )
+
+
+def section(readme: str, title: str) -> str:
+    """What stands under a heading of the second level."""
+    return re.search(rf"^## {title}\n(.*?)^## ", readme, flags=re.MULTILINE | re.DOTALL)[1]
+
+
+def unlink_folders(text: str) -> str:
+    """A folder has no page: its link becomes plain text."""
+    folder = re.compile(r"\[([^]]*)\]\((?!http)([^)#]*)\)")
+    return folder.sub(lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], text)
+
+
+def results(readme: str) -> str:
+    return f"# Results\n\n{unlink_folders(section(readme, 'Results'))}"
+
+
+def floors(readme: str) -> list[str]:
+    """The modules of flowlib in README's reading order, then those that it leaves out."""
+    everything = [m.name for m in pkgutil.iter_modules(flowlib.__path__)]
+    order = re.findall(r"\]\(flowlib/(\w+?)(?:\.py)?\)", readme)
+    return [name for name in dict.fromkeys([*order, *everything]) if name in everything]
+
+
+def api(readme: str, modules: list[str]) -> str:
+    text = re.sub(
+        r"\]\(flowlib/(\w+?)(?:\.py)?\)", r"](api/\1.md)", section(readme, "flowlib in ten lines")
+    )
+    return f"# flowlib in ten lines\n\n{text}\n\n" + toctree(f"api/{name}" for name in modules)
+
+
+def toctree(names) -> str:
+    return "```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
+
+
+def module_page(name: str) -> str:
+    return f"# flowlib.{name}\n\n```{{eval-rst}}\n.. automodule:: flowlib.{name}\n   :members:\n```\n"
+
+
+def slug(title: str) -> str:
+    """Jupyter's anchor of a heading, so that its links work on the site, too."""
+    return title.replace(" ", "-")
