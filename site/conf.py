@@ -6,19 +6,15 @@ import hashlib
 import json
 import re
 import sys
-import unicodedata
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import latex2mathml.converter
-import ziamath
 from docutils import nodes
-from fontTools import subset
 
 SITE = Path(__file__).resolve().parent
 sys.path[:0] = [str(SITE), str(SITE.parent)]
 
+import equations  # noqa: E402
 import pages  # noqa: E402
 
 SOURCE = pages.ROOT / "build" / "site-source"  # made at the start of each build
@@ -62,52 +58,15 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_use_legacy_class_based = False
 
-# Equations are MathML, which browsers draw without a script, in the font STIX Two Math.
 
-
-FUNCTIONS = re.compile(r"(</mo>)?<mi>(log|exp|sin|cos|tanh|arctan|det|max|min)</mi>(<mo[^>]*>&#x0*28;)?")
-LETTERS = re.compile(r'<mi mathvariant="(script|double-struck|bold)">(\w)</mi>')
-
-
-def mathml(writer, node, display):
-    markup = latex2mathml.converter.convert(node.astext(), display=display).replace(r"\_", "_")
-    if "\\" in markup:
-        raise ValueError(f"no MathML for {node.astext()}")
-    writer.body.append(FUNCTIONS.sub(function, LETTERS.sub(letter, markup)))
+def visit_equation(writer, node, display):
+    writer.body.append(equations.mathml(node.astext(), display))
     raise nodes.SkipNode
 
 
-def function(match):
-    """The thin spaces around a function's name that LaTeX sets."""
-    before, name, bracket = match.groups(default="")
-    left, right = "0" if before else ".17em", "0" if bracket else ".17em"
-    return f'{before}<mo form="prefix" lspace="{left}" rspace="{right}">{name}</mo>{bracket}'
-
-
-def letter(match):
-    """Letters of other alphabets are characters of their own in today's MathML."""
-    style = match[1].upper()
-    name = re.sub("LATIN|LETTER ", "", unicodedata.name(match[2]))
-    for prefix in ("MATHEMATICAL ", ""):
-        with suppress(KeyError):
-            return f"<mi>{unicodedata.lookup(prefix + style + name)}</mi>"
-    return match[0]
-
-
-def add_math_font(app, exception):
-    """The letters, operators and stretched brackets of STIX Two Math, as a web font."""
-    if exception or app.builder.format != "html":
-        return
-    options = subset.Options(flavor="woff", layout_features=["*"])
-    font = subset.load_font(Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf", options)
-    blocks = [(0x20, 0x3FF), (0x2000, 0x23FF), (0x25A0, 0x2AFF), (0x1D400, 0x1D7FF)]
-    subsetter = subset.Subsetter(options)
-    subsetter.populate(unicodes=[c for first, last in blocks for c in range(first, last + 1)])
-    subsetter.subset(font)
-    subset.save_font(font, Path(app.outdir) / "_static/stix-two-math.woff", options)
-
-
-# Notebooks
+def add_font(app, exception):
+    if not exception:
+        equations.save_font(Path(app.outdir) / "_static" / "stix-two-math.woff")
 
 
 def stored_images(path):
@@ -129,10 +88,8 @@ def add_alt_texts(app, doctree):
             image.setdefault("alt", alts.get(Path(image["uri"]).stem, ""))
 
 
-# Docstrings are plain text with examples; Sphinx wants reStructuredText.
-
-
 def restructure(app, what, name, obj, options, lines):
+    """Docstrings are plain text with examples; Sphinx wants reStructuredText."""
     blocks = re.split(r"\n\s*\n|\n(?=\s*>>>)", "\n".join(lines).strip())
     lines[:] = "\n\n".join(map(restructured, filter(str.strip, blocks))).split("\n")
 
@@ -142,7 +99,7 @@ def restructured(block):
     if block.lstrip().startswith(">>>"):
         literal = ".. code-block:: pycon"
     elif re.search(r"\S {3,}\S|^ ", block, flags=re.MULTILINE):
-        literal = "::"
+        literal = ".. code-block:: text"
     if literal:
         return literal + "\n\n" + re.sub("^", "    ", block, flags=re.MULTILINE)
     return "".join(
@@ -153,8 +110,8 @@ def restructured(block):
 
 def setup(app):
     pages.write(SOURCE)
-    inline, block = (partial(mathml, display=display) for display in ("inline", "block"))
+    inline, block = (partial(visit_equation, display=display) for display in ("inline", "block"))
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
-    app.connect("build-finished", add_math_font)
+    app.connect("build-finished", add_font)
     app.connect("doctree-read", add_alt_texts)
     app.connect("autodoc-process-docstring", restructure)

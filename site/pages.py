@@ -1,4 +1,4 @@
-"""The sources of the site's pages, in one folder: notebooks as they are, pages made from README.md."""
+"""The sources of the site's pages, in one folder: notebooks, and what is made from README.md."""
 
 import base64
 import html
@@ -29,9 +29,10 @@ def write(pages: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     series = NOTEBOOK.findall(readme)
     shutil.copy(SITE / "solutions.md", pages)
-    index = (SITE / "index.md").read_text()
     cards = "\n".join(card(name, question, pages / "static") for name, question in series)
-    (pages / "index.md").write_text(index.replace("<!-- series -->", cards).replace("<!-- flowlab -->", flowlab(pages / "static")))
+    index = (SITE / "index.md").read_text().replace("<!-- series -->", cards)
+    index = index.replace("<!-- flowlab -->", flowlab(pages / "static"))
+    (pages / "index.md").write_text(index)
     (pages / "results.md").write_text(results(readme))
     modules = floors(readme)
     (pages / "api.md").write_text(api(readme, modules))
@@ -47,8 +48,8 @@ def flowlab(pictures: Path) -> str:
     return (
         '<a class="card wide" href="flowlab.html"><img src="_static/flowlab.png" alt="Flow Lab: '
         'points, the warped grid and the density of a flow, its latents, and a Play button">'
-        "<strong>▶ Flow Lab</strong> <span>Train a Real NVP here, in your browser: choose a density "
-        "or paint one, and press Play.</span></a>"
+        "<strong>▶ Flow Lab</strong> <span>Train a Real NVP here, in your browser: choose a "
+        "density or paint one, and press Play.</span></a>"
     )
 
 
@@ -107,7 +108,10 @@ def toctree(names) -> str:
 
 
 def module_page(name: str) -> str:
-    return f"# flowlib.{name}\n\n```{{eval-rst}}\n.. automodule:: flowlib.{name}\n   :members:\n```\n"
+    title = name.replace("_", r"\_")
+    return (
+        f"# flowlib.{title}\n\n```{{eval-rst}}\n.. automodule:: flowlib.{name}\n   :members:\n```\n"
+    )
 
 
 def slug(title: str) -> str:
