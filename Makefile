@@ -31,7 +31,7 @@ browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromiu
 
 site: $(STAMP) ## the book as a web site in build/site, from the stored outputs: nothing is run again
 	$(BIN)/python -m pip install --quiet --editable '.[site]'
-	$(BIN)/python -m sphinx -q -W --keep-going -c site build/site-source build/site
+	$(BIN)/python -m sphinx -q -W --keep-going -c site -d build/site-doctrees build/site-source build/site
 	@echo 'open build/site/index.html'
 
 site-test: $(STAMP) ## every page of build/site in Chromium; skipped where there is no Chromium or no site

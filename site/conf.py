@@ -16,6 +16,7 @@ sys.path[:0] = [str(SITE), str(SITE.parent)]
 
 import equations  # noqa: E402
 import pages  # noqa: E402
+import twins  # noqa: E402
 
 SOURCE = pages.ROOT / "build" / "site-source"  # made at the start of each build
 project = "Normalizing flows, from two moons up"
@@ -36,7 +37,7 @@ html_sidebars = {"**": [f"sidebar/{part}.html" for part in ("brand", "search", "
 if html_extra_path:
     html_sidebars["**"].append("flowlab.html")
 html_sidebars["**"] += [f"sidebar/{part}.html" for part in ("navigation", "scroll-end")]
-html_css_files = ["site.css"]
+html_css_files, html_js_files = ["site.css"], [("twins.js", {"defer": "defer"})]
 html_copy_source = False
 html_show_search_summary = False  # the summaries are fetched, which file:// does not allow
 html_show_sphinx = False
@@ -45,11 +46,12 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
     "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"},
 }
+highlight_language = "text"  # of a block that names none
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_render_markdown_format = "gfm"  # outputs hold tables
+nb_render_markdown_format = "myst"  # equations and links in outputs, too
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 myst_heading_slug_func = "pages.slug"
@@ -88,9 +90,21 @@ def add_alt_texts(app, doctree):
             image.setdefault("alt", alts.get(Path(image["uri"]).stem, ""))
 
 
+def add_twins(app, doctree):
+    """Below the cell of an explorer that has one, its slider for readers without a kernel."""
+    page = app.env.docname
+    for cell in list(doctree.findall(nodes.container)):
+        name = cell.astext().split("\n")[-1] if "cell" in cell["classes"] else ""
+        if (page, name) in twins.TWINS:
+            markup = twins.twin(page, name, SOURCE / "static")
+            cell.parent.insert(cell.parent.index(cell) + 1, nodes.raw("", markup, format="html"))
+
+
 def restructure(app, what, name, obj, options, lines):
     """Docstrings are plain text with examples; Sphinx wants reStructuredText."""
-    blocks = re.split(r"\n\s*\n|\n(?=\s*>>>)", "\n".join(lines).strip())
+    blocks = []
+    for paragraph in re.split(r"\n\s*\n", "\n".join(lines).strip()):
+        blocks += re.split(r"^(?=>>>)", paragraph, maxsplit=1, flags=re.MULTILINE)
     lines[:] = "\n\n".join(map(restructured, filter(str.strip, blocks))).split("\n")
 
 
@@ -114,4 +128,5 @@ def setup(app):
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     app.connect("build-finished", add_font)
     app.connect("doctree-read", add_alt_texts)
+    app.connect("doctree-read", add_twins)
     app.connect("autodoc-process-docstring", restructure)

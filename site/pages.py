@@ -28,9 +28,12 @@ def write(pages: Path) -> None:
         (pages / folder).mkdir()
     readme = (ROOT / "README.md").read_text()
     series = NOTEBOOK.findall(readme)
-    shutil.copy(SITE / "solutions.md", pages)
+    solutions = (SITE / "solutions.md").read_text()
+    solutions = solutions.replace("<!-- contents -->", contents(pages, "notebooks/solutions"))
+    (pages / "solutions.md").write_text(solutions)
     cards = "\n".join(card(name, question, pages / "static") for name, question in series)
     index = (SITE / "index.md").read_text().replace("<!-- series -->", cards)
+    index = index.replace("<!-- contents -->", contents(pages, "notebooks"))
     index = index.replace("<!-- flowlab -->", flowlab(pages / "static"))
     (pages / "index.md").write_text(index)
     (pages / "results.md").write_text(results(readme))
@@ -72,6 +75,15 @@ def card(name: str, question: str, pictures: Path) -> str:
         f'<a class="card" href="notebooks/{name}.html"><img src="_static/{name}.png" alt="">'
         f"<strong>{title}</strong><span>{html.escape(question)}</span><small>{minutes}</small></a>"
     )
+
+
+def contents(pages: Path, folder: str) -> str:
+    """Lines of a table of contents, with the title that each notebook opens with."""
+    lines = []
+    for path in sorted((pages / folder).glob("[0-9]*.ipynb")):
+        title = json.loads(path.read_text())["cells"][0]["source"][0].strip("# \n")
+        lines.append(f"{title} </{folder}/{path.stem}>")
+    return "\n".join(lines)
 
 
 def section(readme: str, title: str) -> str:

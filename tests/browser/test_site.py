@@ -90,3 +90,28 @@ def test_search_finds_a_page(seen, browser):
     titles = page.locator("#search-results li a").all_inner_texts()
     assert any("MNIST" in title for title in titles)
     page.close()
+
+
+def test_a_twin_of_a_slider_moves_by_key_and_by_mouse(browser):
+    if not PAGES:
+        pytest.skip("the site is not built: type  make site")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((SITE / "notebooks" / "02_two_moons.html").as_uri())
+    twin = page.locator(".twin").first
+    slider, output = twin.get_by_label("layers done"), twin.locator("output")
+    first = twin.locator(".frame").screenshot()
+    assert "the data" in output.inner_text()
+    slider.focus()
+    page.keyboard.press("End")
+    assert "layer 9 of 9" in output.inner_text()
+    assert slider.get_attribute("aria-valuetext") == "9"
+    last = twin.locator(".frame").screenshot()
+    page.keyboard.press("ArrowLeft")
+    assert "layer 9 of 9" in output.inner_text() and "100%" not in output.inner_text()
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    middle = twin.locator(".frame").screenshot()
+    assert len({first, middle, last}) == 3
+    page.keyboard.press("Home")
+    assert twin.locator(".frame").screenshot() == first
+    page.close()
