@@ -30,7 +30,7 @@ browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromiu
 	$(QUICK) $(BIN)/python -m pytest -rs tests/browser --ignore=tests/browser/test_site.py
 
 site: $(STAMP) ## the book as a web site in build/site, from the stored outputs: nothing is run again
-	$(BIN)/python -m pip install --quiet --editable '.[site]'
+	-$(BIN)/python -m pip install --quiet --editable '.[site]'
 	$(BIN)/python -m sphinx -q -W --keep-going -c site -d build/site-doctrees build/site-source build/site
 	@echo 'open build/site/index.html'
 
@@ -75,7 +75,7 @@ $(STAMP): pyproject.toml
 # The lower bounds of pyproject.toml as exact versions, and an environment of them (Python 3.10 to 3.12).
 $(FLOORS)/constraints.txt: pyproject.toml
 	@mkdir -p $(@D)
-	grep -oE '"[A-Za-z-]+>=[0-9.]+"' $< | tr -d '"' | sed 's/>=/==/' > $@
+	grep -oE '"[A-Za-z0-9-]+>=[0-9.]+"' $< | tr -d '"' | sed 's/>=/==/' > $@
 
 $(FLOORS)/installed: $(FLOORS)/constraints.txt
 	$(PYTHON) -m venv --clear $(FLOORS)/venv

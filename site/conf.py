@@ -58,7 +58,6 @@ myst_heading_slug_func = "pages.slug"
 autodoc_inherit_docstrings = False  # what torch says of extra_repr is of no use here
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_use_legacy_class_based = False
 
 
 def visit_equation(writer, node, display):
