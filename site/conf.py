@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from docutils import nodes
+from sphinx import addnodes
 
 SITE = Path(__file__).resolve().parent
 sys.path[:0] = [str(SITE), str(SITE.parent)]
@@ -99,6 +100,15 @@ def add_twins(app, doctree):
             cell.parent.insert(cell.parent.index(cell) + 1, nodes.raw("", markup, format="html"))
 
 
+def open_flowlab(app, doctree):
+    """Links to Flow Lab's file open it, where other files are downloaded."""
+    up = "../" * app.env.docname.count("/")
+    for link in list(doctree.findall(addnodes.download_reference)):
+        if link["reftarget"].endswith("site/flowlab.html"):
+            target = nodes.reference("", "", *link.children, refuri=f"{up}flowlab.html")
+            link.replace_self(target)
+
+
 def restructure(app, what, name, obj, options, lines):
     """Docstrings are plain text with examples; Sphinx wants reStructuredText."""
     blocks = []
@@ -128,4 +138,5 @@ def setup(app):
     app.connect("build-finished", add_font)
     app.connect("doctree-read", add_alt_texts)
     app.connect("doctree-read", add_twins)
+    app.connect("doctree-read", open_flowlab, priority=400)  # before Sphinx copies the file
     app.connect("autodoc-process-docstring", restructure)

@@ -24,8 +24,12 @@ def write(pages: Path) -> None:
     shutil.rmtree(pages, ignore_errors=True)
     shutil.copytree(ROOT / "notebooks", pages / "notebooks", ignore=skip)
     shutil.copytree(ROOT / "benchmarks", pages / "benchmarks", ignore=skip)
-    for folder in ("api", "static"):
+    for path in (pages / "notebooks").glob("[0-9]*.ipynb"):
+        lower_parts(path)
+    for folder in ("api", "site", "static"):
         (pages / folder).mkdir()
+    for file in SITE.glob("flowlab.*"):
+        shutil.copy(file, pages / "site")
     readme = (ROOT / "README.md").read_text()
     series = NOTEBOOK.findall(readme)
     solutions = (SITE / "solutions.md").read_text()
@@ -41,6 +45,15 @@ def write(pages: Path) -> None:
     (pages / "api.md").write_text(api(readme, modules))
     for name in modules:
         (pages / "api" / f"{name}.md").write_text(module_page(name))
+
+
+def lower_parts(path: Path) -> None:
+    """Make the parts of a notebook sections: a second title would be a page of its own in menus."""
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"][1:]:
+        if cell["cell_type"] == "markdown" and cell["source"][0].startswith("# "):
+            cell["source"][0] = "#" + cell["source"][0]
+            path.write_text(json.dumps(notebook))
 
 
 def flowlab(pictures: Path) -> str:

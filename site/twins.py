@@ -16,7 +16,11 @@ FRAMES, COLUMNS = 28, 7
 
 def layers_of_the_flow(points):
     """Notebooks 00 and 02: the shipped moons flow, layer by layer."""
-    return widgets.explore_layers(checkpoints.load("moons"), points, BOX), "layer"
+    alt = (
+        "The two moons, coloured from left to right, on a mesh of lines. With every layer the mesh "
+        "bends more and the moons are pulled apart, until they are halves of one round cloud."
+    )
+    return widgets.explore_layers(checkpoints.load("moons"), points, BOX), "layer", alt
 
 
 TWINS = {  # by page, and by the name on the last line of the explorer's cell
@@ -48,7 +52,7 @@ def draw(explorer, control: str) -> tuple[Image.Image, list[str], list[float]]:
 
 def twin(page: str, name: str, folder: Path) -> str:
     """HTML of a slider over the frames; the picture goes to `folder`."""
-    explorer, control = TWINS[page, name]()
+    explorer, control, alt = TWINS[page, name]()
     sprite, readouts, values = draw(explorer, control)
     file = f"{Path(page).name}_{name}.webp"
     sprite.save(folder / file, quality=65)
@@ -58,7 +62,7 @@ def twin(page: str, name: str, folder: Path) -> str:
     rows = -(-len(values) // COLUMNS)
     return f"""
 <figure class="twin" data-frames="{frames}">
-<div class="frame" role="img" aria-label="what the slider shows: see the line below it"
+<div class="frame" role="img" aria-label="{html.escape(alt)}"
  style="background-image: url('../_static/{file}'); background-size: {100 * COLUMNS}% {100 * rows}%;
  aspect-ratio: {width} / {height}; max-width: {width}px"></div>
 <label>{label} <input type="range" min="0" max="{len(values) - 1}" step="1" value="0"></label>
