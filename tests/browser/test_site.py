@@ -92,11 +92,12 @@ def test_search_finds_a_page(seen, browser):
     page.close()
 
 
-def test_a_twin_of_a_slider_moves_by_key_and_by_mouse(browser):
+@pytest.mark.parametrize("name", ["00_start_here", "02_two_moons"])
+def test_a_twin_of_a_slider_moves_by_key_and_by_mouse(browser, name):
     if not PAGES:
         pytest.skip("the site is not built: type  make site")
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto((SITE / "notebooks" / "02_two_moons.html").as_uri())
+    page.goto((SITE / "notebooks" / f"{name}.html").as_uri())
     twin = page.locator(".twin").first
     slider, output = twin.get_by_label("layers done"), twin.locator("output")
     first = twin.locator(".frame").screenshot()
