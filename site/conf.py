@@ -90,14 +90,20 @@ def add_alt_texts(app, doctree):
             image.setdefault("alt", alts.get(Path(image["uri"]).stem, ""))
 
 
+NEEDS_A_KERNEL = """<p class="needs-a-kernel">Here stands a slider when the notebook runs, after
+<code>make lab</code>.</p>"""
+
+
 def add_twins(app, doctree):
-    """Below the cell of an explorer that has one, its slider for readers without a kernel."""
+    """Below the cell of an explorer, its slider for readers without a kernel, or a word on it."""
     page = app.env.docname
     for cell in list(doctree.findall(nodes.container)):
         name = cell.astext().split("\n")[-1] if "cell" in cell["classes"] else ""
-        if (page, name) in twins.TWINS:
-            markup = twins.twin(page, name, SOURCE / "static")
-            cell.parent.insert(cell.parent.index(cell) + 1, nodes.raw("", markup, format="html"))
+        if not re.fullmatch(r"explorer\w*", name):
+            continue
+        there = (page, name) in twins.TWINS
+        markup = twins.twin(page, name, SOURCE / "static") if there else NEEDS_A_KERNEL
+        cell.parent.insert(cell.parent.index(cell) + 1, nodes.raw("", markup, format="html"))
 
 
 def open_flowlab(app, doctree):
