@@ -11,7 +11,7 @@ NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --ignore-glob
 TWO    := -n 2 --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-floors browser-test site site-test notebooks train results bench lint clean
+.PHONY: help lab test test-floors browser-test notebooks site site-test train results bench lint clean
 
 help: ## this list
 	@awk -F ' *: .*## | *: ## |:.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,7 +27,10 @@ test-floors: $(FLOORS)/installed ## unit tests and a notebook with the oldest ve
 
 browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromium; skipped where there is no Chromium
 	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
-	$(QUICK) $(BIN)/python -m pytest -rs tests/browser --ignore=tests/browser/test_site.py
+	$(QUICK) $(BIN)/python -m pytest -rs tests/browser
+
+notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
+	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
 
 site: $(STAMP) ## the book as a web site in build/site, from the stored outputs: nothing is run again
 	-$(BIN)/python -m pip install --quiet --editable '.[site]'
@@ -37,9 +40,6 @@ site: $(STAMP) ## the book as a web site in build/site, from the stored outputs:
 site-test: $(STAMP) ## every page of build/site in Chromium; skipped where there is no Chromium or no site
 	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
 	$(BIN)/python -m pytest -rs tests/browser/test_site.py
-
-notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
-	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
 
 train: $(STAMP) ## train a recipe, or go on with it: make train DATASET=mnist_small
 	$(BIN)/python -m flowlib train $(or $(DATASET),mnist_small) --resume
