@@ -35,7 +35,7 @@ notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every 
 site: $(STAMP) ## the book as a web site in build/site, from the stored outputs: nothing is run again
 	-$(BIN)/python -m pip install --quiet --editable '.[site]'
 	@mkdir -p build/site-source
-	$(BIN)/python -m sphinx -q -W --keep-going -c site -d build/site-doctrees build/site-source build/site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c site -d build/site-doctrees build/site-source build/site
 	@echo 'open build/site/index.html'
 
 site-test: $(STAMP) ## every page of build/site in Chromium; skipped where there is no Chromium or no site

@@ -19,7 +19,7 @@ NOTEBOOK = re.compile(r"\| \[[^]]*\]\(notebooks/(\w+)\.ipynb\) \| (.*) \|")
 
 
 def write(pages: Path) -> None:
-    """Copy or make all sources; what did not change keeps its time, for a quick second build."""
+    """Copy or make all sources."""
     skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "checkers", "*.json")
     shutil.rmtree(pages, ignore_errors=True)
     shutil.copytree(ROOT / "notebooks", pages / "notebooks", ignore=skip)
