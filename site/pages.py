@@ -51,9 +51,12 @@ def lower_parts(path: Path) -> None:
     """Make the parts of a notebook sections: a second title would be a page of its own in menus."""
     notebook = json.loads(path.read_text())
     for cell in notebook["cells"][1:]:
-        if cell["cell_type"] == "markdown" and cell["source"][0].startswith("# "):
-            cell["source"][0] = "#" + cell["source"][0]
-            path.write_text(json.dumps(notebook))
+        fenced = False
+        for i, line in enumerate(cell["source"] if cell["cell_type"] == "markdown" else []):
+            fenced ^= line.startswith("```")
+            if line.startswith("# ") and not fenced:
+                cell["source"][i] = "#" + line
+    path.write_text(json.dumps(notebook))
 
 
 def flowlab(pictures: Path) -> str:
