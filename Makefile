@@ -21,7 +21,7 @@ NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --ignore-glob
 TWO    := -n 2 --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-floors browser-test notebooks train results bench lint clean
+.PHONY: help lab test test-floors browser-test notebooks site site-test train results bench lint clean
 
 help: ## this list
 	@awk -F ' *: .*## | *: ## |:.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,16 @@ browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromiu
 
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
+
+site: $(STAMP) ## the book as a web site in build/site, from the stored outputs: nothing is run again
+	-$(BIN)/python -m pip install --quiet --editable '.[site]'
+	@mkdir -p build/site-source
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c site -d build/site-doctrees build/site-source build/site
+	@echo 'open build/site/index.html'
+
+site-test: $(STAMP) ## every page of build/site in Chromium; skipped where there is no Chromium or no site
+	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(BIN)/python -m pytest -rs tests/browser/test_site.py
 
 train: $(STAMP) ## train a recipe, or go on with it: make train DATASET=mnist_small
 	$(BIN)/python -m flowlib train $(or $(DATASET),mnist_small) --resume
@@ -81,7 +91,7 @@ $(STAMP): pyproject.toml
 # The lower bounds of pyproject.toml as exact versions, and an environment of them (Python 3.10 to 3.12).
 $(FLOORS)/constraints.txt: pyproject.toml
 	@mkdir -p $(@D)
-	grep -oE '"[A-Za-z-]+>=[0-9.]+"' $< | tr -d '"' | sed 's/>=/==/' > $@
+	grep -oE '"[A-Za-z0-9-]+>=[0-9.]+"' $< | tr -d '"' | sed 's/>=/==/' > $@
 
 $(FLOORS)/installed: $(FLOORS)/constraints.txt
 	$(PYTHON) -m venv --clear $(FLOORS)/venv
