@@ -23,7 +23,7 @@ SOURCE = pages.ROOT / "build" / "site-source"  # made anew by each build
 project = "Normalizing flows, from two moons up"
 author = copyright = "The flowlib authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-exclude_patterns = ["README.md", "notebooks/checkers", "**/.ipynb_checkpoints"]
+exclude_patterns = ["notebooks/checkers", "**/.ipynb_checkpoints"]
 suppress_warnings = [
     "myst.header",  # a solutions page goes from its title to headings of the third level
     "mystnb.unknown_mime_type",  # an explorer's view needs a kernel: see add_twins

@@ -41,8 +41,11 @@ def write(pages: Path) -> None:
     index = index.replace("<!-- flowlab -->", flowlab(pages / "static"))
     (pages / "index.md").write_text(index)
     (pages / "results.md").write_text(results(readme))
-    modules = floors(readme)
-    (pages / "api.md").write_text(api(readme, modules))
+    shipped = pages / "benchmarks" / "shipped.md"
+    shipped.write_text(unlink_folders(shipped.read_text().replace("](../", "](")))
+    guide = (ROOT / "flowlib" / "README.md").read_text()
+    modules = floors(guide)
+    (pages / "api.md").write_text(api(guide, modules))
     for name in modules:
         (pages / "api" / f"{name}.md").write_text(module_page(name))
 
@@ -102,11 +105,6 @@ def contents(pages: Path, folder: str) -> str:
     return "\n".join(lines)
 
 
-def section(readme: str, title: str) -> str:
-    """What stands under a heading of the second level."""
-    return re.search(rf"^## {title}\n(.*?)^## ", readme, flags=re.MULTILINE | re.DOTALL)[1]
-
-
 def unlink_folders(text: str) -> str:
     """A folder has no page: its link becomes plain text."""
     folder = re.compile(r"\[([^]]*)\]\((?!http)([^)#]*)\)")
@@ -114,21 +112,20 @@ def unlink_folders(text: str) -> str:
 
 
 def results(readme: str) -> str:
-    return f"# Results\n\n{unlink_folders(section(readme, 'Results'))}"
+    text = re.search("^## Results\n(.*?)<!-- end of results -->", readme, re.MULTILINE | re.DOTALL)
+    return f"# Results\n\n{unlink_folders(text[1])}"
 
 
-def floors(readme: str) -> list[str]:
-    """The modules of flowlib in README's reading order, then those that it leaves out."""
+def floors(guide: str) -> list[str]:
+    """The modules of flowlib in its README's reading order, then those that it leaves out."""
     everything = [m.name for m in pkgutil.iter_modules(flowlib.__path__)]
-    order = re.findall(r"\]\(flowlib/(\w+?)(?:\.py)?\)", readme)
+    order = re.findall(r"\]\((\w+?)(?:\.py|/)?\)", guide)
     return [name for name in dict.fromkeys([*order, *everything]) if name in everything]
 
 
-def api(readme: str, modules: list[str]) -> str:
-    text = re.sub(
-        r"\]\(flowlib/(\w+?)(?:\.py)?\)", r"](api/\1.md)", section(readme, "flowlib in ten lines")
-    )
-    return f"# flowlib in ten lines\n\n{text}\n\n" + toctree(f"api/{name}" for name in modules)
+def api(guide: str, modules: list[str]) -> str:
+    text = re.sub(r"\]\((\w+?)(?:\.py|/)?\)", r"](api/\1.md)", guide).replace("](../", "](")
+    return f"{text}\n\n" + toctree(f"api/{name}" for name in modules)
 
 
 def toctree(names) -> str:

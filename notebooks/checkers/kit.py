@@ -346,6 +346,13 @@ ASKED = [
     ("Using it", "How do I detect anomalies?", "pytorch-ts 36", "09", "Anomalies in tables"),
     (
         "Using it",
+        "The log-probability of one sample, after flow matching",
+        "torchcfm 88, 157",
+        "13",
+        "Continuous flows, by flow matching",
+    ),
+    (
+        "Using it",
         "Why $z^2$ as anomaly score, without the Jacobian?",
         "cs-flow 18",
         "00",
