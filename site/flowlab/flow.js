@@ -95,7 +95,7 @@ class Flow {
   constructor({ depth = 6, hidden = [24, 24], fixed = false, additive = false } = {}) {
     this.config = { depth, hidden, fixed, additive };
     const widths = [1, ...hidden, 2];
-    let size = 4; // ActNorm: two shifts, two log-scales
+    let size = 4; // ActNorm: two log-scales, two shifts
     this.couplings = [];
     for (let i = 0; i < depth; i++) {
       const passes = fixed ? 0 : i % 2;
@@ -132,8 +132,8 @@ class Flow {
     x.forEach((values, d) => { // ActNorm starts by standardising the data
       const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
       const variance = values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / values.length;
-      this.weights[d] = mean;
-      this.weights[2 + d] = -0.5 * Math.log(variance);
+      this.weights[d] = -0.5 * Math.log(variance);
+      this.weights[2 + d] = mean;
     });
     return this;
   }
@@ -179,10 +179,10 @@ class Flow {
   layerForward(i, x, logDet, n) {
     if (i === 0) {
       for (let d = 0; d < 2; d++) {
-        const scale = Math.exp(this.weights[2 + d]), shift = this.weights[d];
+        const scale = Math.exp(this.weights[d]), shift = this.weights[2 + d];
         for (let r = 0; r < n; r++) x[d][r] = (x[d][r] - shift) * scale;
       }
-      const sum = this.weights[2] + this.weights[3];
+      const sum = this.weights[0] + this.weights[1];
       for (let r = 0; r < n; r++) logDet[r] += sum;
       return;
     }
@@ -197,10 +197,10 @@ class Flow {
   layerInverse(i, z, logDet, n) {
     if (i === 0) {
       for (let d = 0; d < 2; d++) {
-        const scale = Math.exp(-this.weights[2 + d]), shift = this.weights[d];
+        const scale = Math.exp(-this.weights[d]), shift = this.weights[2 + d];
         for (let r = 0; r < n; r++) z[d][r] = z[d][r] * scale + shift;
       }
-      const sum = this.weights[2] + this.weights[3];
+      const sum = this.weights[0] + this.weights[1];
       for (let r = 0; r < n; r++) logDet[r] -= sum;
       return;
     }
@@ -272,10 +272,10 @@ class Flow {
     const dy = [y[0].map((v) => v / n), y[1].map((v) => v / n)], dLogDet = -sign / n;
     for (let i = K - 1; i >= 0; i--) this.couplingBackward(i, y, dy, dLogDet, n);
     for (let d = 0; d < 2; d++) { // y is now what ActNorm gave
-      const scale = Math.exp(weights[2 + d]);
+      const scale = Math.exp(weights[d]);
       for (let r = 0; r < n; r++) {
-        grad[d] -= dy[d][r] * scale;
-        grad[2 + d] += dy[d][r] * y[d][r] + dLogDet;
+        grad[d] += dy[d][r] * y[d][r] + dLogDet;
+        grad[2 + d] -= dy[d][r] * scale;
       }
     }
     return loss;
@@ -337,10 +337,10 @@ class Flow {
       const next = { point: [...point], J: [[...J[0]], [...J[1]]], logDet };
       if (i === 0) {
         for (let d = 0; d < 2; d++) {
-          const scale = Math.exp(-this.weights[2 + d]);
-          next.point[d] = point[d] * scale + this.weights[d];
+          const scale = Math.exp(-this.weights[d]);
+          next.point[d] = point[d] * scale + this.weights[2 + d];
           next.J[d] = J[d].map((v) => v * scale);
-          next.logDet -= this.weights[2 + d];
+          next.logDet -= this.weights[d];
         }
       } else { // x_b = (z_b - t) exp(-s), so d x_b = exp(-s) (d z_b - dt) - x_b ds
         const { a, b } = this.couplings[i - 1], { s, ds, t, dt } = this.curve(i - 1, point[a]);
