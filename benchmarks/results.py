@@ -33,7 +33,7 @@ SHIPPED = ROOT / "benchmarks" / "shipped.md"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SEED = 0
 ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "mnist_variational_small"]
-ON_CPU += ["faces_32"]
+ON_CPU += ["mnist_conditional", "faces_32", "faces_32_conditional"]
 ON_GPU = ["cifar10", "mnist", "faces", "cifar10_wide", "cifar10_paper"]  # the most wanted first
 LARGEST = (
     7_000_000  # parameters; of larger models only the card is shipped, the weights stay in runs/
@@ -91,6 +91,8 @@ def ship(name, further=False, **budget):
             if key in results
         }
         results |= {**summed, "sittings": sitting}
+    if start := recipes.RECIPES[name].start:
+        results |= {"start": start}
     checkpoints.save(
         flow, path, seed=seed, results=results, half=results.get("weights") == "float16"
     )
@@ -210,6 +212,7 @@ def made(card):
     """The last columns of both tables."""
     r = card["results"]
     sittings = f" in {r['sittings']} sittings" if "sittings" in r else ""
+    sittings += f" after those of `{r['start']}`" if "start" in r else ""
     seed, hardware, date = card["seed"], card["hardware"], card["date"]
     return f"{r['steps']:,}{sittings} | {r['seconds']:,.0f} s | {seed} | {hardware} | {date} |"
 

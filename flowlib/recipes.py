@@ -16,13 +16,15 @@ __all__ = ["Recipe", "RECIPES", "train", "score", "data_of"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """`data` is a density or the name of an image set; `arguments` are those of the builder."""
+    """`data` is a density or the name of an image set; `arguments` are those of the builder;
+    `start` is a shipped flow whose weights training starts from."""
 
     data: data.Density | str
     about: str
     arguments: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     model: str = "realnvp_image"
+    start: str | None = None
 
 
 def faces_model(size: int, width: int, blocks: int, doubling: bool = True) -> dict:
@@ -59,10 +61,10 @@ RECIPES = {  # data and what it is; the model's arguments, the training's
     "mnist_variational": Recipe("mnist", "the same, wider; on a GPU in three minutes",
         {**DIGITS, "width": 48, "blocks": 2, "doubling": False, **LEARNED_NOISE},
         {**OURS, "lr": 4e-3, "batch_size": 64, "keep_best": True, "evaluations": 8, "epochs": 12}),
-    "mnist_conditional": Recipe("mnist", "digits on demand: the same under their labels",
+    "mnist_conditional": Recipe("mnist", "digits on demand: the same, further under their labels",
         {**DIGITS, "width": 48, "blocks": 2, "doubling": False, **LEARNED_NOISE, "classes": 10},
-        {**OURS, "lr": 4e-3, "batch_size": 64, "keep_best": True, "evaluations": 8, "epochs": 12,
-         "context": "labels"}),
+        {**SMALL, "batch_size": 64, "ema": 0.995, "keep_best": True, "evaluations": 8,
+         "context": "labels", "epochs": 5}, start="mnist_variational"),
     "mnist_small": Recipe("mnist", "two scales, on two cores in half an hour",
         {**DIGITS, "width": 24, "blocks": 2}, {**SMALL, "epochs": 3}),
     "mnist_variational_small": Recipe("mnist", "with learned noise, one core, an hour and a half",
@@ -88,6 +90,9 @@ RECIPES = {  # data and what it is; the model's arguments, the training's
     "faces_32": Recipe("faces", "drawn, 32 x 32, on one core in three quarters of an hour",
         faces_model(32, width=12, blocks=2, doubling=False),
         {**SMALL, **MIRRORED, "lr": 6e-3, "epochs": 8}),
+    "faces_32_conditional": Recipe("faces", "faces on demand: the same, further with attributes",
+        {**faces_model(32, width=12, blocks=2, doubling=False), "context_features": 7},
+        {**SMALL, "lr": 3e-3, "ema": 0.99, "context": "labels", "epochs": 2}, start="faces_32"),
     "faces": Recipe("faces", "drawn, 64 x 64, learned noise; on a GPU in a minute",
         {**faces_model(64, width=32, blocks=2, doubling=False), **LEARNED_NOISE},
         {**OURS, **MIRRORED, "lr": 3e-3, "batch_size": 128, "validation": 1_000, "evaluations": 4,
@@ -101,7 +106,8 @@ def train(
 ) -> tuple[Flow, data.Density | data.ImageSet, training.History]:
     """Train a recipe, with `changes` to its arguments of `fit`; return flow, data and history.
 
-    start   a flow (as `checkpoints.load` takes it) whose weights training starts from
+    start   a flow (as `checkpoints.load` takes it) in place of the recipe's own, if any, whose
+            weights training starts from; without a context it may start the same model with one
     size    of faces, 64 or 32; the model gets as many scales as end in boards of 4 x 4
     limit   only the first so many images; `standin`: whether other images may stand in for a set
     Raises ValueError for an unknown name and a start of another model, and what `fit` raises.
@@ -128,15 +134,23 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         flow = models.build(RECIPES[name].model, **model)
-        if start is not None:
-            try:
-                flow.load_state_dict(checkpoints.load(start).state_dict())
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{start} is another model than that of {name}: {error}"
-                ) from error
+        if start := start or RECIPES[name].start:
+            start_from(flow, start, name)
         history = training.fit(flow, seen, seed=seed, progress=progress, **{**settings, **changes})
     return flow, examples, history
+
+
+def start_from(flow, start, name):
+    """Give flow the weights of a flow of the same model, or of the same without a context."""
+    given, built = checkpoints.load(start), flow.built_by
+    same = given.context_features or not flow.context_features
+    plain = {**built["arguments"], "classes": 0, "context_features": 0}
+    model = flow if same else models.build(built["builder"], **plain)
+    try:
+        model.load_state_dict(given.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{start} is another model than that of {name}: {error}") from error
+    flow.load_state_dict(model.state_dict(), strict=False)  # what maps the context starts at zero
 
 
 def load(name, model, limit, standin):

@@ -341,7 +341,7 @@ def test_the_recipe_trains_evaluates_and_samples(tmp_path, monkeypatch, capsys):
     recipe = recipes.RECIPES["mnist_conditional"]
     assert recipe.training["context"] == "labels"
     narrow = {**recipe.arguments, "width": 4, "blocks": 1, "dequant_couplings": 1}
-    small = replace(recipe, arguments=narrow, training={**recipe.training, "ema": None})
+    small = replace(recipe, arguments=narrow, training={**recipe.training, "ema": None}, start=None)
     monkeypatch.setitem(recipes.RECIPES, "mnist_conditional", small)
     quick = ["--steps", "2", "--batch-size", "16", "--limit", "64", "--standin", "--run", "run"]
     assert main(["train", "mnist_conditional", *quick]) == 0

@@ -38,15 +38,17 @@ def narrow(name, **changes):
     return models.build("realnvp_image", **arguments | smaller | changes)
 
 
-def label(flow):
-    return 7 if flow.classes else None
+def context_of(flow, rows):
+    if flow.classes:
+        return 7
+    return torch.ones(rows, flow.context_features) if flow.context_features else None
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_log_det_of_a_recipe_s_structure_is_that_of_its_jacobian(name):
     torch.manual_seed(0)
     flow = randomise(narrow(name).double(), size=0.05)
-    context, shape = flow.check_context(label(flow), 1), flow.shape
+    context, shape = flow.check_context(context_of(flow, 1), 1), flow.shape
     continuous = lambda x: flow.bijection[2:](x, context)  # noqa: E731  (no Dequantize, no Logit)
     x = torch.randn(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     jacobian = torch.autograd.functional.jacobian(
@@ -69,8 +71,8 @@ def test_images_come_back_exactly_at_full_depth_in_float64_with_random_noise(nam
     )
     images = images >> (8 - flow.dequantize.bits)
     noise = flow.draw_noise(len(images), torch.Generator().manual_seed(3))
-    z, _ = flow(images, label(flow), noise)
-    assert torch.equal(flow.inverse(z, label(flow))[0], images)
+    z, _ = flow(images, context_of(flow, 4), noise)
+    assert torch.equal(flow.inverse(z, context_of(flow, 4))[0], images)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,29 @@ def test_training_can_start_from_another_flow_of_the_same_model(narrow_faces, tm
         match=r"another model than that of celeba: Error.* in loading state_dict",
     ):
         recipes.train("celeba", start=start, size=64, steps=1, progress=False)
+
+
+def test_a_flow_without_a_context_can_start_one_with(monkeypatch, tmp_path):
+    model = {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1}
+    images = data.ImageSet("digits", torch.randint(0, 256, (40, 1, 8, 8)).byte(), None, None, None)
+    images.train_labels = torch.arange(40) % 3
+    monkeypatch.setattr(recipes, "load", lambda *args: images)
+    short = {"steps": 1, "batch_size": 8}
+    ordered = recipes.Recipe("digits", "", {**model, "classes": 3}, {**short, "context": "labels"})
+    monkeypatch.setitem(RECIPES, "plain", recipes.Recipe("digits", "", model, short))
+    monkeypatch.setitem(RECIPES, "ordered", ordered)
+    monkeypatch.setitem(RECIPES, "wider", replace(ordered, arguments=model | {"width": 6}))
+    plain = recipes.train("plain", run=tmp_path, progress=False)[0].eval()
+    start = tmp_path / "last.safetensors"
+    flow = recipes.train("ordered", start=start, lr=1e-9, progress=False)[0].eval()
+    monkeypatch.setitem(RECIPES, "further", replace(RECIPES["ordered"], start=start))
+    same = recipes.train("further", lr=1e-9, progress=False)[0].eval()
+    assert flow.classes == same.classes == 3
+    for name, p in plain.named_parameters():
+        assert_close(flow.get_parameter(name), p, 1e-6)
+        assert_close(same.get_parameter(name), p, 1e-6)
+    with pytest.raises(ValueError, match="another model than that of wider"):
+        recipes.train("wider", start=start, progress=False)
 
 
 @pytest.fixture

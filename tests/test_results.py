@@ -132,6 +132,5 @@ def test_all_that_will_be_shipped_fits_into_40_megabytes(results, tmp_path):
 def test_every_recipe_is_in_one_of_the_two_lists_and_missing_ones_are_named(results):
     families = {*results.ON_CPU, *results.ON_GPU}
     on_request = {"celeba", "celeba_32", "celeba_32_5bit", "mnist_variational"}  # hours, rare data
-    on_request |= {"mnist_conditional"}
     assert set(recipes.RECIPES) - families == {"tiny", *on_request}
     assert all(f"`{name}`" in results.summary() for name in results.ON_GPU)
