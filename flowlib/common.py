@@ -4,13 +4,18 @@ import functools
 import math
 import numbers
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["budget"]
+__all__ = ["SERIES", "budget"]
 Seed = int | torch.Generator | None
+_HERE = Path(__file__).resolve().parent
+# The folder of notebooks, benchmarks/results and data/pretrained: a checkout has them beside
+# flowlib, a wheel has a copy of what the notebooks read within it.
+SERIES = _HERE / "series" if (_HERE / "series").is_dir() else _HERE.parent
 
 
 def budget(full, fast):
