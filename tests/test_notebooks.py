@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from flowlib import SERIES
+import flowlib
 
 try:
     import tomllib
@@ -204,7 +204,7 @@ def test_the_checkers_are_found_wherever_the_kernel_was_started(start, set_up, m
     monkeypatch.chdir(start)
     set_up()
     assert Path(importlib.import_module("checkers.kit").__file__) == FOLDER / "checkers" / "kit.py"
-    assert SERIES == ROOT
+    assert flowlib.SERIES == ROOT
 
 
 def test_the_set_up_installs_flowlib_in_colab_and_nowhere_else(set_up, monkeypatch):
