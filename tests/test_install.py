@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 import flowlib
+from flowlib import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))
@@ -175,7 +176,7 @@ except FileNotFoundError as error:
     for folder in ("cache/flowlib", "data"):
         assert (python.folder / folder / "digits" / "train_images.npy").is_file()
     assert len((python.folder / "x.csv").read_text().splitlines()) in (4, 5)
-    assert "flows         moons, sinusoid; those of images come with the repository" in message
+    assert f"flows         {', '.join(checkpoints.shipped())}" in message
     assert f"flowlib       {flowlib.__version__} in {site / 'flowlib'}" in message
     assert "FLOWLIB_DATA" in message[-1]
 
