@@ -180,12 +180,17 @@ except FileNotFoundError as error:
     assert "FLOWLIB_DATA" in message[-1]
 
 
-def test_a_checkout_that_cannot_be_written_puts_data_into_the_cache(checkout, python):
+def test_a_checkout_that_cannot_be_written_has_all_and_puts_data_into_the_cache(checkout, python):
     code = """
-from flowlib import checkpoints, data
+import sys
+from flowlib import SERIES, checkpoints, data
+sys.path.insert(0, str(SERIES / "notebooks"))
+from checkers import nb02
+print(nb02.__file__)
 checkpoints.load("moons")
 checkpoints.load("faces")
 data.load("digits")
 """
-    python(checkout, "-c", code, HOME=".")
+    said = python(checkout, "-c", code, HOME=".")
+    assert said.splitlines()[0] == str(checkout / "notebooks" / "checkers" / "nb02.py")
     assert (python.folder / ".cache" / "flowlib" / "digits" / "train_images.npy").is_file()
