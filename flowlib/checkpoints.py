@@ -100,8 +100,7 @@ def read_card(path: str | os.PathLike) -> dict:
 
 def shipped() -> dict[str, Path]:
     """The flows that came with this install, name -> file."""
-    folders = PACKAGED, PRETRAINED
-    return {path.stem: path for f in folders for path in sorted(f.glob("*.safetensors"))}
+    return {p.stem: p for f in (PACKAGED, PRETRAINED) for p in sorted(f.glob("*.safetensors"))}
 
 
 def find(path: str | os.PathLike) -> Path:
@@ -112,10 +111,8 @@ def find(path: str | os.PathLike) -> Path:
             return file
     if str(path) in flows:
         return flows[str(path)]
-    raise FileNotFoundError(
-        f"no checkpoint at {str(path)!r}, and none is shipped under that name (shipped: "
-        f"{', '.join(sorted(flows))})"
-    )
+    known = ", ".join(sorted(flows))
+    raise FileNotFoundError(f"no checkpoint at {str(path)!r}; shipped with flowlib: {known}")
 
 
 def hardware() -> str:

@@ -13,8 +13,7 @@ from torch import Tensor
 __all__ = ["SERIES", "budget"]
 Seed = int | torch.Generator | None
 _HERE = Path(__file__).resolve().parent
-# The folder of notebooks, benchmarks/results and data/pretrained: a checkout has them beside
-# flowlib, a wheel has a copy of what the notebooks read within it.
+# What notebooks read (checkers, results, flows): a checkout has it beside flowlib, a wheel within.
 SERIES = _HERE / "series" if (_HERE / "series").is_dir() else _HERE.parent
 
 

@@ -172,10 +172,7 @@ def test_a_shipped_checkpoint_is_found_by_its_name(path, monkeypatch):
 def test_where_no_flow_of_images_is_those_of_points_are(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "data" / "pretrained")
     assert checkpoints.load("moons").shape == (2,)
-    expected = (
-        r"no checkpoint at 'mnist_small', and none is shipped under that name \(shipped: moons, "
-        r"sinusoid\)"
-    )
+    expected = "no checkpoint at 'mnist_small'; shipped with flowlib: moons, sinusoid$"
     with pytest.raises(FileNotFoundError, match=expected):
         checkpoints.load("mnist_small")
 
