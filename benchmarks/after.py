@@ -6,7 +6,6 @@ python benchmarks/after.py [MODEL ...]    two seeds of each that is missing; "no
 import datetime
 import functools
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,6 @@ from flowlib import checkpoints, data, losses, training
 
 OUT = Path(__file__).resolve().parent / "results" / "after.json"
 NOTEBOOK = OUT.parents[2] / "notebooks" / "13_after_realnvp.ipynb"
-sys.path.insert(0, str(NOTEBOOK.parent))  # its first cell imports the checkers
 SETTINGS = {"steps": 2_000, "batch_size": 64, "ema": 0.995}
 LR = {"realnvp": 5e-3, "glow": 5e-3, "flowpp": 3e-3}  # convolutions
 LR |= {"jet": 2e-3, "tarflow": 2e-3, "matching": 2e-3}  # transformers
@@ -29,7 +27,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @functools.cache
 def parts():
-    """The names that the notebook's cells tagged "part" define; to be called from its folder."""
+    """The names that the notebook's cells tagged "part" define."""
     names = {}
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
         if "part" in cell["metadata"].get("tags", []):
@@ -101,7 +99,6 @@ def picture(name, samples):
 
 
 def main():
-    os.chdir(NOTEBOOK.parent)
     wanted, digits = sys.argv[1:] or LR, data.load("mnist")
     images, test = parts()["small"](digits.train), parts()["small"](digits.test)[:2_000]
     found = json.loads(OUT.read_text()) if OUT.is_file() else {}

@@ -3,12 +3,12 @@
 import importlib
 import pkgutil
 
-from .common import budget
+from .common import SERIES, budget
 from .flow import Flow
 
 __version__ = "0.2.0"
 _MODULES = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-__all__ = ["Flow", "budget", *_MODULES]
+__all__ = ["SERIES", "Flow", "budget", *_MODULES]
 
 
 def __getattr__(name):

@@ -28,14 +28,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch.overrides import TorchFunctionMode
 
-from .common import as_tensor
+from .common import SERIES, as_tensor
 from .flow import Flow
 from .models import build
 
 __all__ = ["save", "load", "read_card", "shipped", "hardware", "Run", "tiles", "write_grid"]
 
-PRETRAINED = Path(__file__).resolve().parents[1] / "data" / "pretrained"  # of a checkout
-PACKAGED = Path(__file__).resolve().parent / "pretrained"  # small flows, in every install
+PRETRAINED = SERIES / "data" / "pretrained"  # flows of images
+PACKAGED = Path(__file__).resolve().parent / "pretrained"  # flows of points
 
 
 def save(flow: Flow, path: str | os.PathLike, *, seed=None, results=None, half=False) -> None:
@@ -99,9 +99,8 @@ def read_card(path: str | os.PathLike) -> dict:
 
 
 def shipped() -> dict[str, Path]:
-    """The flows that came with this install, name -> file; a checkout has more than a wheel."""
-    folders = PACKAGED, PRETRAINED
-    return {path.stem: path for f in folders for path in sorted(f.glob("*.safetensors"))}
+    """The flows that came with this install, name -> file."""
+    return {p.stem: p for f in (PACKAGED, PRETRAINED) for p in sorted(f.glob("*.safetensors"))}
 
 
 def find(path: str | os.PathLike) -> Path:
@@ -112,11 +111,8 @@ def find(path: str | os.PathLike) -> Path:
             return file
     if str(path) in flows:
         return flows[str(path)]
-    raise FileNotFoundError(
-        f"no checkpoint at {str(path)!r}, and none is shipped under that name (shipped: "
-        f"{', '.join(sorted(flows))}); flows of images come with the repository: clone it, and "
-        "give the path of one in its data/pretrained"
-    )
+    known = ", ".join(sorted(flows))
+    raise FileNotFoundError(f"no checkpoint at {str(path)!r}; shipped with flowlib: {known}")
 
 
 def hardware() -> str:

@@ -4,13 +4,17 @@ import functools
 import math
 import numbers
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["budget"]
+__all__ = ["SERIES", "budget"]
 Seed = int | torch.Generator | None
+_HERE = Path(__file__).resolve().parent
+# What notebooks read (checkers, results, flows): a checkout has it beside flowlib, a wheel within.
+SERIES = _HERE / "series" if (_HERE / "series").is_dir() else _HERE.parent
 
 
 def budget(full, fast):

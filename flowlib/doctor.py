@@ -66,8 +66,7 @@ def inventory():
     gpu = flowlib.common.torch.cuda.is_available()
     say("device", hardware if gpu else f"{hardware}; no GPU is seen: large recipes want one")
     flowlib.recipes.checkpoints.load("moons").sample(1)
-    few = set(flows) == {"moons", "sinusoid"}
-    say("flows", ", ".join(flows) + "; those of images come with the repository" * few)
+    say("flows", ", ".join(flows))
     places, files = list(flowlib.data.images.places()), flowlib.data.images.FILES
     for name, (how, originals) in GET.items():
         folders = (folder for place in places for folder in sorted(place.glob(f"{name}*")))

@@ -14,11 +14,6 @@ import after  # noqa: E402
 MODELS = list(after.LR)
 
 
-@pytest.fixture(autouse=True)
-def in_the_folder_of_notebooks(monkeypatch):
-    monkeypatch.chdir(after.NOTEBOOK.parent)
-
-
 def digits(n):
     rng = torch.Generator().manual_seed(0)
     return torch.randint(0, 8, (n, 1, 14, 14), dtype=torch.uint8, generator=rng)

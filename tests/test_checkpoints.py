@@ -169,15 +169,10 @@ def test_a_shipped_checkpoint_is_found_by_its_name(path, monkeypatch):
     assert set(checkpoints.shipped()) == {"flow", "moons", "sinusoid"}
 
 
-def test_without_a_checkout_the_flows_of_points_are_there_and_others_are_said_to_be_elsewhere(
-    monkeypatch, tmp_path
-):
+def test_where_no_flow_of_images_is_those_of_points_are(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "data" / "pretrained")
     assert checkpoints.load("moons").shape == (2,)
-    expected = (
-        r"no checkpoint at 'mnist_small', and none is shipped under that name \(shipped: moons, "
-        r"sinusoid\); flows of images come with the repository: clone it, and give the path of one"
-    )
+    expected = "no checkpoint at 'mnist_small'; shipped with flowlib: moons, sinusoid$"
     with pytest.raises(FileNotFoundError, match=expected):
         checkpoints.load("mnist_small")
 

@@ -82,9 +82,7 @@ def test_python_m_flowlib_runs_it_and_exits_with_its_status():
         [sys.executable, "-m", "flowlib", "sample", "nothing"], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(
-        "flowlib: no checkpoint at 'nothing', and none is shipped under that name (shipped: "
-    )
+    assert done.stderr.startswith("flowlib: no checkpoint at 'nothing'; shipped with flowlib: ")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +267,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(capsys):
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 def test_an_unknown_flow_is_answered_with_those_that_are_shipped(command, capsys):
     assert complaint(capsys, command, "cats").startswith(
-        "flowlib: no checkpoint at 'cats', and none is shipped under that name (shipped: "
+        "flowlib: no checkpoint at 'cats'; shipped with flowlib: "
     )
 
 

@@ -97,7 +97,8 @@ def test_as_tensor_takes_what_holds_numbers(values):
 def test_as_tensor_copies_what_may_not_be_written_to():
     array = np.arange(3.0)
     array.flags.writeable = False
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         as_tensor(array)[0] = 7
     assert array[0] == 0
 

@@ -1,18 +1,34 @@
 """flowlib as users get it: a wheel, another working directory, no home, no Jupyter, the locale C,
-spaces and accents in every path, and nothing but the working directory writable."""
+spaces and accents in every path, and nothing but the working directory writable; a notebook alone
+there."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib
+import nbformat
 import pytest
 
 import flowlib
+from flowlib import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))
+SERIES = ["notebooks", "benchmarks/results", "data/pretrained"]
+RUN = """
+import nbformat, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for path, n in zip(sys.argv[1::2], sys.argv[2::2]):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    for cell in cells[: int(n)]:
+        shell.run_cell(cell.source).raise_error()
+    print(path, "ends well")
+"""
 SOMEBODY = 12345  # in no list of users, so without a home, too
 
 
@@ -38,7 +54,8 @@ def files(folder):
 def site(tmp_path_factory):
     """A folder in which a wheel of this checkout is installed, and nothing else."""
     source, site = tmp_path_factory.mktemp("un été"), tmp_path_factory.mktemp("à côté")
-    shutil.copytree(ROOT / "flowlib", source / "flowlib")
+    for name in ["flowlib", *SERIES]:
+        shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
@@ -51,8 +68,8 @@ def site(tmp_path_factory):
 def checkout(tmp_path):
     """A copy of the code and of what ships with it, that its user cannot write to."""
     copy = tmp_path / "ma copie à moi"
-    shutil.copytree(ROOT / "flowlib", copy / "flowlib")
-    shutil.copytree(ROOT / "data" / "pretrained", copy / "data" / "pretrained")
+    for name in ["flowlib", *SERIES]:
+        shutil.copytree(ROOT / name, copy / name)
     folders = [copy, *(path for path in copy.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
@@ -71,6 +88,7 @@ def python(tmp_path):
 
     def run(library, *arguments, **environment):
         environment |= {"PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C"}
+        environment |= {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
         before = files(library)
         result = subprocess.run(
             [*as_somebody(), sys.executable, *map(str, arguments)],
@@ -87,8 +105,39 @@ def python(tmp_path):
     return run
 
 
-def test_a_wheel_holds_every_file_of_the_package(site):
-    assert files(site / "flowlib") == files(ROOT / "flowlib")
+def read_by_notebooks(folder):
+    """The files below a folder that code cells name: checkers, results, pictures, flows."""
+    cells = (c for path in NOTEBOOKS for c in nbformat.read(path, as_version=4).cells)
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    named = re.findall(r'\bSERIES / f?"([^"]+)"', code)
+    named += [f"benchmarks/results/{n}" for n in re.findall(r'\bRESULTS / f?"([^"]+)"', code)]
+    named += [f"data/pretrained/{n}" for n in re.findall(r'\bPRETRAINED / f?"([^"]+)"', code)]
+    patterns = [re.sub(r"\{[^}]*\}", "*", name) for name in named]
+    patterns += ["notebooks/checkers/*.py", "data/pretrained/*", "notebooks/[0-9]*.ipynb"]
+    found = [sorted(folder.glob(pattern)) for pattern in patterns]
+    return [[path.relative_to(folder).as_posix() for path in paths] for paths in found]
+
+
+def test_a_wheel_holds_every_file_of_the_package_and_those_that_notebooks_read(site):
+    installed = files(site / "flowlib")
+    assert {path for path in installed if not path.startswith("series/")} == files(ROOT / "flowlib")
+    read = read_by_notebooks(ROOT)
+    assert len(read) > 15 and all(read)
+    assert read_by_notebooks(site / "flowlib" / "series") == read
+
+
+def test_a_notebook_runs_alone_beside_an_installed_flowlib(site, python):
+    """All of notebook 02 with its exercises as they are, and the first solution, which a checker
+    judges. Drawings that it links to are not there: their alt texts are."""
+    names = "02_two_moons.ipynb", "02_two_moons_solutions.ipynb"
+    for path in NOTEBOOKS:
+        if path.name in names:
+            shutil.copy(path, python.folder)
+    folders = {"XDG_CACHE_HOME": "cache", "MPLCONFIGDIR": "matplotlib"}  # old IPython, matplotlib
+    said = python(site, "-c", RUN, names[0], 999, names[1], 2, **folders).splitlines()
+    stubs = [f"Exercise {i}: not answered yet" for i in range(1, 6)]
+    expected = [*stubs, f"{names[0]} ends well", "Exercise 1: passed", f"{names[1]} ends well"]
+    assert [line for line in said if re.match("Exercise|.*ends well", line)] == expected
 
 
 def test_flows_data_sets_and_the_command_line_are_had_from_any_folder(site, python):
@@ -126,17 +175,22 @@ except FileNotFoundError as error:
     for folder in ("cache/flowlib", "data"):
         assert (python.folder / folder / "digits" / "train_images.npy").is_file()
     assert len((python.folder / "x.csv").read_text().splitlines()) in (4, 5)
-    assert "flows         moons, sinusoid; those of images come with the repository" in message
+    assert f"flows         {', '.join(checkpoints.shipped())}" in message
     assert f"flowlib       {flowlib.__version__} in {site / 'flowlib'}" in message
     assert "FLOWLIB_DATA" in message[-1]
 
 
-def test_a_checkout_that_cannot_be_written_puts_data_into_the_cache(checkout, python):
+def test_a_checkout_that_cannot_be_written_has_all_and_puts_data_into_the_cache(checkout, python):
     code = """
-from flowlib import checkpoints, data
+import sys
+from flowlib import SERIES, checkpoints, data
+sys.path.insert(0, str(SERIES / "notebooks"))
+from checkers import nb02
+print(nb02.__file__)
 checkpoints.load("moons")
 checkpoints.load("faces")
 data.load("digits")
 """
-    python(checkout, "-c", code, HOME=".")
+    said = python(checkout, "-c", code, HOME=".")
+    assert said.splitlines()[0] == str(checkout / "notebooks" / "checkers" / "nb02.py")
     assert (python.folder / ".cache" / "flowlib" / "digits" / "train_images.npy").is_file()

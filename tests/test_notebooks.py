@@ -1,11 +1,11 @@
 """Hygiene of the committed notebooks: executed in order, clean, small, built as promised."""
 
 import ast
+import importlib
 import json
 import math
 import re
 import runpy
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,13 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+
+import flowlib
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -24,6 +31,17 @@ CLOSING = ["Limits", "Summary", "Exercises", "References", "Next"]
 SERIES = """00_start_here 01_change_of_variables 02_two_moons 03_sinusoid 04_when_flows_break
 05_mnist 06_masks_and_scales 07_cifar10 08_celeba 09_using_likelihoods
 10_flows_for_inference 11_scaling_up 12_conditional_flows 13_after_realnvp"""
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+SETUP = f"""import sys
+
+if "google.colab" in sys.modules:  # whose machines start without flowlib
+    get_ipython().system("pip install -q git+{ADDRESS}")
+
+from flowlib import SERIES
+
+sys.path.insert(0, str(SERIES / "notebooks"))  # where the checkers of the exercises lie
+
+"""
 LIMIT_KB = {"05": 2000, "06": 2000, "07": 2000, "08": 2000}
 
 
@@ -158,14 +176,41 @@ def test_opens_as_agreed(path):
 
 
 @every_notebook
-def test_finds_its_folder_wherever_its_kernel_was_started(path):
-    """By the first lines of its first cell, up to the first import of what is not Python's own."""
-    top = code_cells(read(path))[0].source.split("\n\n")[:2]
-    code = "\n".join([*top, "import pathlib", "print(pathlib.Path.cwd())"])
-    for start in (ROOT, path.parent):
-        command = [sys.executable, "-S", "-c", code]
-        found = subprocess.run(command, cwd=start, capture_output=True, text=True, check=True)
-        assert found.stdout.strip() == str(path.parent)
+def test_opens_in_colab_and_sets_up_as_all_do(path):
+    """With the address of pyproject.toml; how this goes in Colab itself is untested."""
+    github = ADDRESS.replace("https://github.com", "https://colab.research.google.com/github")
+    link = f"[▶ Open in Colab]({github}/blob/main/{path.relative_to(ROOT).as_posix()})"
+    assert link in read(path).cells[0].source.split("\n\n")
+    assert code_cells(read(path))[0].source.startswith(SETUP)
+
+
+@pytest.fixture
+def set_up(monkeypatch):
+    """Runs the set-up; returns what it asked the shell to do."""
+    asked = []
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for module in [name for name in sys.modules if name.split(".")[0] == "checkers"]:
+        monkeypatch.delitem(sys.modules, module)
+
+    def run():
+        exec(SETUP, {"get_ipython": lambda: SimpleNamespace(system=asked.append)})
+        return asked
+
+    return run
+
+
+@pytest.mark.parametrize("start", [ROOT, FOLDER, FOLDER / "solutions", Path("/")], ids=str)
+def test_the_checkers_are_found_wherever_the_kernel_was_started(start, set_up, monkeypatch):
+    monkeypatch.chdir(start)
+    set_up()
+    assert Path(importlib.import_module("checkers.kit").__file__) == FOLDER / "checkers" / "kit.py"
+    assert flowlib.SERIES == ROOT
+
+
+def test_the_set_up_installs_flowlib_in_colab_and_nowhere_else(set_up, monkeypatch):
+    assert set_up() == []
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    assert set_up() == [f"pip install -q git+{ADDRESS}"]
 
 
 @every_chapter

@@ -62,7 +62,6 @@ def server(browser, tmp_path_factory):
     """Address and token of a JupyterLab in a copy of the notebooks; and that folder."""
     root, home = tmp_path_factory.mktemp("copy") / "notebooks", tmp_path_factory.mktemp("jupyter")
     shutil.copytree(ROOT / "notebooks", root)
-    shutil.copytree(ROOT / "benchmarks" / "results", root.parent / "benchmarks" / "results")
     (home / "labconfig").mkdir()
     (home / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     with socket.socket() as free:
