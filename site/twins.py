@@ -123,20 +123,27 @@ class Twin:
         return picture, self.explorer.readout.value
 
 
+def changed(frame: np.ndarray, start: np.ndarray, side: int = 16) -> np.ndarray:
+    """The blocks of pixels in which two pictures differ, as a boolean picture."""
+    blocks = (frame != start).any(2)
+    for axis in (0, 1):
+        size = blocks.shape[axis]
+        blocks = np.logical_or.reduceat(blocks, range(0, size, side), axis)
+        blocks = blocks.repeat(side, axis).take(range(size), axis)
+    return blocks
+
+
 def sprite(frames: list[Image.Image], start: Image.Image) -> tuple[Image.Image, int]:
-    """One picture of all frames, as sharp as PIXELS allow, and its number of columns. Where most of
-    each frame is as in the picture `start`, only what differs is kept, to be laid over that one."""
+    """One picture of all frames, as sharp as PIXELS allow, and its number of columns. What is as in
+    the picture `start` is left out: it lies below."""
     columns = math.ceil(math.sqrt(len(frames)))
     rows = math.ceil(len(frames) / columns)
     scale = min(1, math.sqrt(PIXELS / (columns * rows * start.width * start.height)))
     width, height = round(scale * start.width), round(scale * start.height)
     first, *pixels = (np.asarray(frame.resize((width, height))) for frame in [start, *frames])
-    changed = np.stack([(frame != first).any(2) for frame in pixels])
-    if changed.mean() > 0.3:
-        changed[:] = True
     whole = Image.new("RGBA", (columns * width, rows * height))
-    for i, (frame, mask) in enumerate(zip(pixels, changed)):
-        cut = Image.fromarray(np.dstack([frame, np.uint8(255 * mask)]))
+    for i, frame in enumerate(pixels):
+        cut = Image.fromarray(np.dstack([frame, np.uint8(255 * changed(frame, first))]))
         whole.paste(cut, (i % columns * width, i // columns * height))
     return whole, columns
 

@@ -6,8 +6,12 @@ for (const twin of document.querySelectorAll(".twin")) {
   const [image, moves, output] = ["img", ".moves", "output"].map((s) => twin.querySelector(s));
   const at = (c) => Number(controls[c].value);
   const share = (index, count) => `${count > 1 ? (100 * index) / (count - 1) : 0}%`;
-  const sprites = [];
-  const sprite = (row) => (sprites[row] ??= Object.assign(new Image(), { src: `${pictures}${row}.webp` }));
+  const sprites = rows.map(() => new Image());
+  const load = (row) => {
+    if (!sprites[row].src) sprites[row].src = `${pictures}${row}.webp`;
+    return sprites[row];
+  };
+  let ready = -1; // the row whose picture is decoded
   let last = moved[0];
 
   const name = () => {
@@ -20,11 +24,12 @@ for (const twin of document.querySelectorAll(".twin")) {
   const show = () => {
     const setting = held.reduce((number, c) => number * values[c].length + at(c), 0);
     const row = setting * moved.length + moved.indexOf(last);
-    if (!sprite(row).complete) return (sprite(row).onload = show);
+    twin.ariaBusy = row !== ready;
+    if (row !== ready) return load(row).decode().then(() => ((ready = row), show()));
     const { columns, readouts } = rows[row];
     const i = at(last);
     const lines = Math.ceil(readouts.length / columns);
-    moves.style.backgroundImage = `url("${sprite(row).src}")`;
+    moves.style.backgroundImage = `url("${sprites[row].src}")`;
     moves.style.backgroundSize = `${100 * columns}% ${100 * lines}%`;
     moves.style.backgroundPosition =
       `${share(i % columns, columns)} ${share(Math.floor(i / columns), lines)}`;
@@ -38,8 +43,8 @@ for (const twin of document.querySelectorAll(".twin")) {
     show();
   };
   controls.forEach((control, c) => control.addEventListener("input", () => input(c)));
-  const load = () => rows.forEach((_, row) => sprite(row)); // before they are asked for
-  for (const event of ["pointerenter", "focusin"]) twin.addEventListener(event, load, { once: true });
+  for (const event of ["pointerenter", "focusin"]) // before they are asked for
+    twin.addEventListener(event, () => rows.forEach((_, row) => load(row)), { once: true });
   controls.forEach((control, c) => (control.value = start[c])); // where a reload kept others
   name();
   image.alt = `${alt} ${output.textContent}`;

@@ -115,8 +115,7 @@ def page(browser):
 
 def shot(twin):
     """What a twin shows, once its picture is there: pixels and readout."""
-    twin.page.wait_for_timeout(50)
-    twin.page.wait_for_function("() => [...document.images].every(i => i.complete)")
+    twin.page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
     return twin.locator(".frame").screenshot(), twin.locator("output").inner_text()
 
 
