@@ -53,6 +53,7 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "The set-up cell", "Fold the set-up cell"
 nb_render_markdown_format = "myst"  # equations and links in outputs, too
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
