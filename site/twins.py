@@ -27,12 +27,12 @@ COUNT = 5
 # By notebook and name: what is put in place of a long computation, and a word on it.
 SHORTER = {
     ("02_two_moons", "explorer_training"): (
-        "by_fit = training.fit(models.realnvp_2d(), moons, steps=600, seed=0, snapshots=25)",
+        "by_fit = training.fit(models.realnvp_2d(), moons, steps=600, seed=0, snapshots=25, progress=False)",
         "This training was shorter than the chapter's: 600 steps.",
     ),
     ("03_sinusoid", "explorer"): (
         "nice = models.nice_2d()\n"
-        "training.fit(nice, wave, steps=400, seed=0)\n"
+        "training.fit(nice, wave, steps=400, seed=0, progress=False)\n"
         "runs = {('NICE', 0): (nice, None)}",
         "This flow was trained for 400 steps, fewer than the chapter's.",
     ),
@@ -48,7 +48,7 @@ SHORTER = {
     ("10_flows_for_inference", "explorer"): (
         "x, y = readings(50_000, seed=0)\n"
         "pairs = [models.realnvp_2d(context_features=1)]\n"
-        "training.fit(pairs[0], y, context=x, steps=600, seed=0)",
+        "training.fit(pairs[0], y, context=x, steps=600, seed=0, progress=False)",
         "This flow was trained for 600 steps, fewer than the chapter's.",
     ),
 }
