@@ -27,7 +27,8 @@ COUNT = 5
 # By notebook and name: what is put in place of a long computation, and a word on it.
 SHORTER = {
     ("02_two_moons", "explorer_training"): (
-        "by_fit = training.fit(models.realnvp_2d(), moons, steps=600, seed=0, snapshots=25, progress=False)",
+        "quick = {'steps': 600, 'seed': 0, 'snapshots': 25, 'progress': False}\n"
+        "by_fit = training.fit(models.realnvp_2d(), moons, **quick)",
         "This training was shorter than the chapter's: 600 steps.",
     ),
     ("03_sinusoid", "explorer"): (
