@@ -14,6 +14,8 @@ def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
         tables += table.get_children()
         symbols = [s for s in table.get_symbols() if table is top or s.is_global()]
         used |= {s.get_name() for s in symbols if s.is_referenced()}
+    if isinstance(statement, ast.For):
+        used -= {node.id for node in ast.walk(statement.target) if isinstance(node, ast.Name)}
     return bound, used
 
 

@@ -39,17 +39,15 @@ SHORTER = {
     ),
     ("08_celeba", "explorer_attributes"): (
         "faces, small = (data.load('celeba', size=s, limit=600, standin=True) for s in (64, 32))\n"
-        "latents = flow_32.encode(small.train)\n"
-        "vectors = {}\n"
-        "for name in (SMILE, GLASSES, FAILS):\n"
-        "    has = labelled(name, len(latents))\n"
-        "    vectors[name] = latents[has].mean(0) - latents[~has].mean(0)",
+        "z = flow_32.encode(small.train)\n"
+        "marked = {k: labelled(k, len(z)) for k in (SMILE, GLASSES, FAILS)}\n"
+        "vectors = {k: z[has].mean(0) - z[~has].mean(0) for k, has in marked.items()}",
         "These directions come from fewer faces than the chapter's.",
     ),
     ("10_flows_for_inference", "explorer"): (
         "x, y = readings(50_000, seed=0)\n"
-        "pairs = [models.realnvp_2d(context_features=1)]\n"
-        "training.fit(pairs[0], y, context=x, steps=600, seed=0, progress=False)",
+        "pair = models.realnvp_2d(context_features=1)\n"
+        "training.fit(pair, y, context=x, steps=600, seed=0, progress=False)",
         "This flow was trained for 600 steps, fewer than the chapter's.",
     ),
 }

@@ -57,6 +57,11 @@ def test_changes_in_place_are_kept(lines, change):
     assert ast.unparse(ast.parse(change)) in lines("b", *cells)
 
 
+def test_the_names_of_a_loop_are_not_needed_before_it(lines):
+    loop = "for i in range(3):\n    a[i] = i"
+    assert lines("a", "i = slow()\na = {}", loop) == ["a = {}", loop]
+
+
 def test_calls_of_modules_are_no_changes(lines):
     assert lines("b", "import torch\ntorch.manual_seed(0)", "b = torch.ones(1)") == [
         "import torch",
