@@ -125,7 +125,7 @@ def test_every_explorer_has_a_twin_that_moves_by_key_and_by_mouse(page, name):
     twins = page.locator(".twin").all()
     assert len(twins) == len(explorers()[name])
     for twin in twins:
-        assert len(twin.locator("img").get_attribute("alt")) > 40
+        assert len(twin.locator("img").get_attribute("alt")) > 20
         assert twin.locator("output").get_attribute("aria-live") == "polite"
         for label in twin.locator("label").all():
             assert label.locator("span").inner_text().strip()
