@@ -17,6 +17,7 @@ import numpy as np
 import slices
 import torch
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS, TWINS = ROOT / "notebooks", ROOT / "build" / "twins"
@@ -122,14 +123,16 @@ class Twin:
         return picture, self.explorer.readout.value
 
 
-def changed(frame: np.ndarray, start: np.ndarray, side: int = 16) -> np.ndarray:
-    """The blocks of pixels in which two pictures differ, as a boolean picture."""
+def cut(frame: np.ndarray, start: np.ndarray, side: int = 16) -> Image.Image:
+    """A picture without the blocks that are as in another one: they become transparent. Around the
+    rest the colours stay for one block more, so that what lossy compression blurs is not seen."""
     blocks = (frame != start).any(2)
     for axis in (0, 1):
-        size = blocks.shape[axis]
-        blocks = np.logical_or.reduceat(blocks, range(0, size, side), axis)
-        blocks = blocks.repeat(side, axis).take(range(size), axis)
-    return blocks
+        blocks = np.logical_or.reduceat(blocks, range(0, blocks.shape[axis], side), axis)
+    near = binary_dilation(blocks, np.ones((3, 3)))
+    height, width, _ = frame.shape
+    alpha, kept = (np.kron(b, np.ones((side, side), bool))[:height, :width] for b in (blocks, near))
+    return Image.fromarray(np.dstack([frame * kept[..., None], np.uint8(255 * alpha)]))
 
 
 def sprite(frames: list[Image.Image], start: Image.Image) -> tuple[Image.Image, int]:
@@ -142,8 +145,7 @@ def sprite(frames: list[Image.Image], start: Image.Image) -> tuple[Image.Image, 
     first, *pixels = (np.asarray(frame.resize((width, height))) for frame in [start, *frames])
     whole = Image.new("RGBA", (columns * width, rows * height))
     for i, frame in enumerate(pixels):
-        cut = Image.fromarray(np.dstack([frame, np.uint8(255 * changed(frame, first))]))
-        whole.paste(cut, (i % columns * width, i // columns * height))
+        whole.paste(cut(frame, first), (i % columns * width, i // columns * height))
     return whole, columns
 
 
@@ -171,7 +173,7 @@ def write(notebook: str, name: str) -> tuple[str, str, str]:
     for i, settings in enumerate(twin.rows()):
         frames, readouts = zip(*map(twin.show, settings))
         picture, columns = sprite(frames, start)
-        picture.save(TWINS / f"{stem}_{i}.webp", quality=60)
+        picture.save(TWINS / f"{stem}_{i}.webp", quality=60, exact=True)
         rows.append({"readouts": readouts, "columns": columns})
     names = list(twin.controls)
     state = {
@@ -187,8 +189,8 @@ def write(notebook: str, name: str) -> tuple[str, str, str]:
         field(k, twin.controls[k], twin.values[k], at) for k, at in zip(names, state["start"])
     )
     if len(twin.moved) > 1:
-        resets = " and ".join(html.escape(twin.controls[k].description) for k in twin.moved)
-        note = f"Of {resets}, one at a time: moving one sets the others back. {note}"
+        moved = ", ".join(html.escape(twin.controls[k].description) for k in twin.moved)
+        note = f"Here only one of these is moved, and sets the others back: {moved}. {note}"
     question, answer = (html.escape(getattr(explorer, k, "") or "") for k in ("question", "answer"))
     width, height = int(explorer.picture.width), int(explorer.picture.height)
     markup = f"""
