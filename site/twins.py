@@ -22,7 +22,7 @@ from scipy.ndimage import binary_dilation
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS, TWINS = ROOT / "notebooks", ROOT / "build" / "twins"
 PIXELS = 8e6  # of one picture of frames, at most
-COUNTS = {1: 64, 2: 13}  # of the values of each control, by the number of controls; from three on:
+COUNTS = {1: [64], 2: [13, 9]}  # of values, for one control and for two; COUNT each for more
 COUNT = 5
 
 # By notebook and name: what is put in place of a long computation, and a word on it.
@@ -101,8 +101,8 @@ class Twin:
         self.explorer = explorer
         every = explorer.controls.items()
         self.controls = {k: c for k, c in every if type(c).__name__ != "Play"}
-        count = COUNTS.get(len(self.controls), COUNT)
-        self.values = {k: values(c, count) for k, c in self.controls.items()}
+        counts = COUNTS.get(len(self.controls), [COUNT] * len(self.controls))
+        self.values = {k: values(self.controls[k], n) for k, n in zip(self.controls, counts)}
         self.start = {k: c.value for k, c in self.controls.items()}
         menus = [k for k, c in self.controls.items() if hasattr(c, "options")]
         self.held = menus or list(self.controls)[1:][-1:]
