@@ -43,8 +43,9 @@ browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromiu
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
 
-site: $(STAMP) ## the book as a web site in build/site, from the stored outputs: nothing is run again
-	-$(BIN)/python -m pip install --quiet --editable '.[site]'
+site: build/twins.json ## the book as a web site in build/site, from the stored outputs: no notebook is run again
+	@$(BIN)/python -c 'import furo, latex2mathml, myst_nb, ziamath' 2> /dev/null || $(PIP) --quiet --editable '.[site]' \
+	  || { echo 'The site was not built: it needs Sphinx and what else pyproject.toml lists under "site", and they could not be installed.'; exit 1; }
 	@mkdir -p build/site-source
 	$(BIN)/python -m sphinx -q -E -W --keep-going -c site -d build/site-doctrees build/site-source build/site
 	@echo 'open build/site/index.html'
@@ -87,6 +88,10 @@ $(STAMP): pyproject.toml
 	$(PIP) --editable '.[dev]'
 	$(BIN)/jupyter labextension disable --log-level=ERROR @jupyterlab/apputils-extension:announcements  # no news popup
 	@touch $@
+
+# The explorers' pictures for the site, drawn again when a notebook or flowlib changes.
+build/twins.json: site/twins.py site/slices.py $(wildcard notebooks/[0-9]*.ipynb flowlib/*.py flowlib/*/*.py) | $(STAMP)
+	$(BIN)/python site/twins.py
 
 # The lower bounds of pyproject.toml as exact versions, and an environment of them (Python 3.10 to 3.12).
 $(FLOORS)/constraints.txt: pyproject.toml

@@ -1,4 +1,4 @@
-"""How Sphinx makes the book's site: `make site`. Pages come from the executed notebooks, nothing is
+"""How Sphinx makes the book's site: `make site`. Pages come from the executed notebooks, none is
 run again, and no page asks another machine for anything."""
 
 import base64
@@ -20,6 +20,7 @@ import pages  # noqa: E402
 import twins  # noqa: E402
 
 SOURCE = pages.ROOT / "build" / "site-source"  # made anew by each build
+TWINS = json.loads(twins.TWINS.with_suffix(".json").read_text())  # drawn by site/twins.py
 project = "Normalizing flows, from two moons up"
 author = copyright = "The flowlib authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
@@ -31,7 +32,7 @@ suppress_warnings = [
 
 html_theme = "furo"
 html_title = "Normalizing flows"
-html_static_path = ["static", str(SOURCE / "static")]
+html_static_path = ["static", str(SOURCE / "static"), str(twins.TWINS)]
 templates_path = [str(SITE / "templates")]
 html_extra_path = [str(path) for path in [SITE / "flowlab.html"] if path.exists()]
 html_sidebars = {"**": [f"sidebar/{part}.html" for part in ("brand", "search", "scroll-start")]}
@@ -52,6 +53,7 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "The set-up cell", "Fold the set-up cell"
 nb_render_markdown_format = "myst"  # equations and links in outputs, too
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
@@ -90,20 +92,15 @@ def add_alt_texts(app, doctree):
             image.setdefault("alt", alts.get(Path(image["uri"]).stem, ""))
 
 
-NEEDS_A_KERNEL = """<p class="needs-a-kernel">Here stands a slider when the notebook runs, after
-<code>make lab</code>.</p>"""
-
-
 def add_twins(app, doctree):
-    """Below the cell of an explorer, its slider for readers without a kernel, or a word on it."""
-    page = app.env.docname
+    """In place of what the cell of an explorer has stored, its twin, which needs no kernel."""
+    notebook = Path(app.env.docname).name
     for cell in list(doctree.findall(nodes.container)):
-        name = cell.astext().split("\n")[-1] if "cell" in cell["classes"] else ""
-        if not re.fullmatch(r"explorer\w*", name):
+        if "cell" not in cell["classes"]:
             continue
-        there = (page, name) in twins.TWINS
-        markup = twins.twin(page, name, SOURCE / "static") if there else NEEDS_A_KERNEL
-        cell.parent.insert(cell.parent.index(cell) + 1, nodes.raw("", markup, format="html"))
+        name = twins.explorer_of(cell.children[0].astext())
+        if name:
+            cell[1:] = [nodes.raw("", TWINS[f"{notebook} {name}"], format="html")]
 
 
 def open_flowlab(app, doctree):

@@ -25,7 +25,7 @@ def write(pages: Path) -> None:
     shutil.copytree(ROOT / "notebooks", pages / "notebooks", ignore=skip)
     shutil.copytree(ROOT / "benchmarks", pages / "benchmarks", ignore=skip)
     for path in (pages / "notebooks").glob("[0-9]*.ipynb"):
-        lower_parts(path)
+        prepare(path)
     for folder in ("api", "site", "static"):
         (pages / folder).mkdir()
     for file in SITE.glob("flowlab.*"):
@@ -50,9 +50,12 @@ def write(pages: Path) -> None:
         (pages / "api" / f"{name}.md").write_text(module_page(name))
 
 
-def lower_parts(path: Path) -> None:
-    """Make the parts of a notebook sections: a second title would be a page of its own in menus."""
+def prepare(path: Path) -> None:
+    """Make the parts of a notebook sections: a second title would be a page of its own in menus.
+    Fold its set-up cell, which a reader without a kernel need not pass."""
     notebook = json.loads(path.read_text())
+    setup = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    setup["metadata"]["tags"] = ["hide-input"]
     for cell in notebook["cells"][1:]:
         fenced = False
         for i, line in enumerate(cell["source"] if cell["cell_type"] == "markdown" else []):

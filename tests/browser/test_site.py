@@ -1,5 +1,7 @@
 """Every page of the site that `make site` has built, opened in Chromium as a file."""
 
+import json
+import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -92,27 +94,95 @@ def test_search_finds_a_page(seen, browser):
     page.close()
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "02_two_moons"])
-def test_a_twin_of_a_slider_moves_by_key_and_by_mouse(browser, name):
+def explorers():
+    """The names of the explorers of each notebook, by the last lines of its cells."""
+    found = {}
+    for path in sorted((SITE.parents[1] / "notebooks").glob("[0-9]*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        last = ["".join(c["source"]).split("\n")[-1] for c in cells if c["cell_type"] == "code"]
+        found[path.stem] = [line for line in last if re.fullmatch(r"explorer\w*", line)]
+    return {name: lines for name, lines in found.items() if lines}
+
+
+@pytest.fixture(scope="module")
+def page(browser):
     if not PAGES:
         pytest.skip("the site is not built: type  make site")
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto((SITE / "notebooks" / f"{name}.html").as_uri())
-    twin = page.locator(".twin").first
-    slider, output = twin.get_by_label("layers done"), twin.locator("output")
-    first = twin.locator(".frame").screenshot()
-    assert "the data" in output.inner_text()
-    slider.focus()
-    page.keyboard.press("End")
-    assert "layer 9 of 9" in output.inner_text()
-    assert slider.get_attribute("aria-valuetext") == "9"
-    last = twin.locator(".frame").screenshot()
-    page.keyboard.press("ArrowLeft")
-    assert "layer 9 of 9" in output.inner_text() and "100%" not in output.inner_text()
-    box = slider.bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    middle = twin.locator(".frame").screenshot()
-    assert len({first, middle, last}) == 3
-    page.keyboard.press("Home")
-    assert twin.locator(".frame").screenshot() == first
+    yield page
     page.close()
+
+
+def shot(twin):
+    """What a twin shows, once its picture is there: pixels and readout."""
+    twin.page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
+    return twin.locator(".frame").screenshot(), twin.locator("output").inner_text()
+
+
+@pytest.mark.parametrize("name", explorers())
+def test_every_explorer_has_a_twin_that_moves_by_key_and_by_mouse(page, name):
+    page.goto((SITE / "notebooks" / f"{name}.html").as_uri())
+    twins = page.locator(".twin").all()
+    assert len(twins) == len(explorers()[name])
+    for twin in twins:
+        assert len(twin.locator("img").get_attribute("alt")) > 20
+        assert twin.locator("output").get_attribute("aria-live") == "polite"
+        for label in twin.locator("label").all():
+            assert label.locator("span").inner_text().strip()
+        slider = twin.get_by_role("slider").first
+        slider.scroll_into_view_if_needed()
+        slider.focus()
+        page.keyboard.press("Home")
+        first = shot(twin)
+        page.keyboard.press("End")
+        last = shot(twin)
+        assert slider.get_attribute("aria-valuetext") == twin.locator("b").first.inner_text()
+        box = slider.bounding_box()
+        page.mouse.click(box["x"] + 0.42 * box["width"], box["y"] + box["height"] / 2)
+        between = shot(twin)
+        for picture_or_readout in (0, 1):  # both ends may be alike, as those of an angle
+            ends = first[picture_or_readout], last[picture_or_readout]
+            assert between[picture_or_readout] not in ends
+        page.keyboard.press("Home")
+        assert shot(twin) == first
+
+
+def test_menus_stay_and_a_slider_sets_the_others_back(page):
+    page.goto((SITE / "notebooks" / "06_masks_and_scales.html").as_uri())
+    twin = page.locator(".twin")
+    menus, sliders = twin.locator("select"), twin.get_by_role("slider")
+    menus.nth(0).select_option("keep")
+    kept = shot(twin)
+    assert "0.0 of 255" in kept[1]
+    menus.nth(1).select_option("of the other")
+    swapped = shot(twin)
+    assert swapped[0] != kept[0] and swapped[1] != kept[1]
+    start = sliders.nth(1).input_value()
+    sliders.nth(1).fill("0")
+    sliders.nth(0).fill("0")
+    assert sliders.nth(1).input_value() == start
+    assert menus.nth(1).locator("option:checked").inner_text() == "of the other"
+
+
+@pytest.mark.parametrize(
+    "notebook, name",
+    [
+        ("02_two_moons", "explorer_latent"),
+        ("06_masks_and_scales", "explorer"),
+        ("12_conditional_flows", "explorer"),
+    ],
+)
+def test_a_twin_says_what_the_live_explorer_says(page, monkeypatch, notebook, name):
+    monkeypatch.syspath_prepend(str(SITE.parents[1] / "site"))
+    import twins
+
+    page.goto((SITE / "notebooks" / f"{notebook}.html").as_uri())
+    at = explorers()[notebook].index(name)
+    state = json.loads(page.locator(".twin").nth(at).get_attribute("data-twin"))
+    twin = twins.Twin(twins.build(notebook, name)[0])
+    rows = list(twin.rows())
+    assert len(rows) == len(state["rows"])
+    for row in (0, len(rows) // 2, len(rows) - 1):
+        for frame in (0, -1):
+            _, readout = twin.show(rows[row][frame])
+            assert state["rows"][row]["readouts"][frame] == readout
