@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "results.py"
 TINY = recipes.Recipe(
     "tiny",
     "a test",
-    {"shape": (1, 8, 8), "scales": 2, "width": 4, "blocks": 1},
+    {"shape": (1, 8, 8), "scales": 1, "width": 4, "blocks": 1},
     {"epochs": 2, "batch_size": 8},
 )
 
