@@ -132,9 +132,8 @@ def train(
             try:
                 flow.load_state_dict(checkpoints.load(start).state_dict())
             except RuntimeError as error:
-                raise ValueError(
-                    f"{start} is another model than that of {name}: {error}"
-                ) from error
+                other = f"{start} is another model than that of {name}"
+                raise ValueError(f"{other}: {error}") from error
         history = training.fit(flow, seen, seed=seed, progress=progress, **{**settings, **changes})
     return flow, examples, history
 

@@ -551,8 +551,21 @@ def test_no_stand_in_where_the_real_set_can_be_had(root):
         assert data.load("mnist", standin=True).name == "mnist"
 
 
-def test_digits_are_scikit_learns_in_the_middle_of_mnists_frame():
-    digits, originals = data.load("digits"), load_digits()
+def load_twice(name, tmp_path, monkeypatch):
+    """Built in two folders, and the second time in double precision, they are the same."""
+    first = data.load(name)
+    monkeypatch.setenv("FLOWLIB_DATA", str(tmp_path / "elsewhere"))
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = data.load(name)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(first.train, again.train) and torch.equal(first.test, again.test)
+    return first
+
+
+def test_digits_are_scikit_learns_in_the_middle_of_mnists_frame(tmp_path, monkeypatch):
+    digits, originals = load_twice("digits", tmp_path, monkeypatch), load_digits()
     assert digits.train.shape == (1_500, 1, 28, 28) and digits.test.shape == (297, 1, 28, 28)
     labels = torch.cat([digits.train_labels, digits.test_labels])
     assert labels.tolist() == originals.target.tolist()
@@ -566,8 +579,10 @@ def test_digits_are_scikit_learns_in_the_middle_of_mnists_frame():
     assert not set(map(bytes, digits.train.numpy())) & set(map(bytes, digits.test.numpy()))
 
 
-def test_photos_are_crops_and_no_training_crop_touches_the_strip_of_the_test_crops():
-    photos = data.load("photos")
+def test_photos_are_crops_and_no_training_crop_touches_the_strip_of_the_test_crops(
+    tmp_path, monkeypatch
+):
+    photos = load_twice("photos", tmp_path, monkeypatch)
     assert photos.train.shape == (12_000, 3, 32, 32) and photos.test.shape == (1_500, 3, 32, 32)
     originals = [*load_sample_images().images, pictures.astronaut(), pictures.chelsea()]
     tops, heights = {}, []  # where a crop may come from: its photograph and its first row
@@ -591,18 +606,6 @@ def test_photos_are_crops_and_no_training_crop_touches_the_strip_of_the_test_cro
         assert labels.bincount().tolist() == [len(pixels) // 6] * 6
         assert len(set(map(bytes, pixels.numpy()))) > 0.85 * len(pixels)
     assert photos.train_labels[:6].tolist() == [0, 1, 2, 3, 4, 5]  # a limit takes some of each
-
-
-@pytest.mark.parametrize("name", ["digits", "photos"])
-def test_they_are_the_same_everywhere_and_in_double_precision(tmp_path, monkeypatch, name):
-    first = data.load(name)
-    monkeypatch.setenv("FLOWLIB_DATA", str(tmp_path / "elsewhere"))
-    torch.set_default_dtype(torch.float64)
-    try:
-        again = data.load(name)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert torch.equal(first.train, again.train) and torch.equal(first.test, again.test)
 
 
 def test_fewer_bits_are_the_highest_of_every_pixel(tmp_path, monkeypatch):
