@@ -55,9 +55,8 @@ def train(recipe, run=None, **options):
 
 def evaluate(flow, draws=1, limit=None, standin=False):
     examples = flowlib.recipes.data_of(flow, limit, standin)
-    report(
-        flowlib.recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True), flow
-    )
+    score = flowlib.recipes.score(load(flow), examples, draws=draws, limit=limit, progress=True)
+    report(score, flow)
 
 
 def sample(flow, n=36, output=None, temperature=1.0, seed=0, label=None):
@@ -79,12 +78,11 @@ def report(metrics, flow):
     """Print metrics, and keep those of a run in its results.json."""
     for name, value in metrics.items():
         print(f"{name:28} {value}")
-    folder = flowlib.checkpoints.find(flow).parent
+    checkpoints = flowlib.checkpoints
+    folder = checkpoints.find(flow).parent
     if folder == Path(flow).expanduser():
-        results = metrics | {"hardware": flowlib.checkpoints.hardware()}
-        flowlib.checkpoints.write(
-            folder / "results.json", flowlib.checkpoints.to_json(results, indent=2)
-        )
+        results = metrics | {"hardware": checkpoints.hardware()}
+        checkpoints.write(folder / "results.json", checkpoints.to_json(results, indent=2))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,9 +91,8 @@ def parser() -> argparse.ArgumentParser:
     given = {"argument_default": argparse.SUPPRESS, **raw}
     p = argparse.ArgumentParser(prog="flowlib", description=__doc__, **raw)
     commands = p.add_subparsers(required=True, metavar="command")
-    names = "\n".join(
-        f"  {name:24} {r.data}: {r.about}" for name, r in flowlib.recipes.RECIPES.items()
-    )
+    recipes = flowlib.recipes.RECIPES.items()
+    names = "\n".join(f"  {name:24} {recipe.data}: {recipe.about}" for name, recipe in recipes)
     about = f"Train a recipe and score it on test data.\n\nrecipes:\n{names}"
 
     t = commands.add_parser("train", help="train a recipe", description=about, **given)
@@ -109,9 +106,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--lr", type=float, help="Adam's learning rate")
     t.add_argument("--seed", type=int, help="of weights, data order and noise (0)")
     t.add_argument("--run", metavar="FOLDER", help="for metrics and checkpoints (runs/RECIPE)")
-    t.add_argument(
-        "--resume", action="store_true", help="go on with the run there, if there is one"
-    )
+    t.add_argument("--resume", action="store_true", help="go on with the run there, if any")
 
     e = commands.add_parser("evaluate", help="score a flow on test data", **given)
     e.set_defaults(command=evaluate)

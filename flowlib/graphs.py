@@ -77,22 +77,6 @@ def compiled_networks(flow: Flow, backend: str | Callable = "inductor"):
                 del vars(network)[part]
 
 
-class _Captured:
-    """An update recorded with tensors that stay where they are: batches are copied to where it
-    reads, and the loss is written to one place, which the next call overwrites."""
-
-    def __init__(self, update, batch):
-        self.batch = [None if part is None else part.clone() for part in batch]
-        self.replay, self.loss = _record(lambda: update(*self.batch))
-
-    def __call__(self, *batch):
-        for static, part in zip(self.batch, batch):
-            if part is not None:
-                static.copy_(part)
-        self.replay()
-        return self.loss
-
-
 def _record(function):
     """A function's kernels as a CUDA graph: its `replay`, and the result, which that fills anew."""
     side = torch.cuda.Stream()
@@ -116,13 +100,15 @@ def captured(update: Callable, flow: Flow, batch, state: Callable[[], dict[str, 
 
     `state()` names all that an update changes; it is left as it was, and what an update makes (an
     optimiser's moments, at its first step) at 0. What it reads besides must be tensors, filled in
-    place. One that cannot be captured, since its Python looks at a tensor's values, say, is handed
-    back as it is, and a line of log says why.
+    place. The loss is written to one place, which the next call overwrites. One that cannot be
+    captured, since its Python looks at a tensor's values, say, is handed back as it is, and a line
+    of log says why.
     """
     before = {name: tensor.clone() for name, tensor in state().items()}
+    places = [None if part is None else part.clone() for part in batch]  # where the graph reads
     try:
         with compiled_networks(flow):
-            return _Captured(update, batch)
+            replay, loss = _record(lambda: update(*places))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         log.warning("training goes on without a CUDA graph, which is slower: %s", reason)
@@ -131,3 +117,12 @@ def captured(update: Callable, flow: Flow, batch, state: Callable[[], dict[str, 
         with torch.no_grad():
             for name, tensor in state().items():
                 tensor.copy_(before[name]) if name in before else tensor.zero_()
+
+    def replayed(*batch):
+        for place, part in zip(places, batch):
+            if part is not None:
+                place.copy_(part)
+        replay()
+        return loss
+
+    return replayed

@@ -110,7 +110,7 @@ def realnvp_mlp(
         a = make_mask(C, H, W, i)
         n_in, n_out = int(a.sum()), int((~a).sum())
         if separate:
-            network = ConcatNet(MLP(n_in, n_out, hidden), MLP(n_in, n_out, hidden))
+            network = ConcatNet([MLP(n_in, n_out, hidden), MLP(n_in, n_out, hidden)])
         else:
             network = MLP(n_in, 2 * n_out, hidden)
         layers += [make_norm(C * H * W)] if make_norm else []

@@ -49,18 +49,11 @@ class MLP(nn.Sequential):
 
 
 class ConcatNet(nn.ModuleList):
-    """Several networks that see the same input; their outputs stand side by side, (B, sum of out).
+    """A list of networks that see the same input; outputs stand side by side, (B, sum of out).
 
-    >>> ConcatNet(MLP(3, 2), MLP(3, 2))(torch.randn(5, 3)).shape  # shift and scale apart
+    >>> ConcatNet([MLP(3, 2), MLP(3, 2)])(torch.randn(5, 3)).shape  # shift and scale apart
     torch.Size([5, 4])
     """
-
-    def __init__(self, *networks: nn.Module):
-        super().__init__(networks)
-
-    def __getitem__(self, index):
-        chosen = list(self)[index]
-        return ConcatNet(*chosen) if isinstance(index, slice) else chosen
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.cat([network(x, context) for network in self], dim=1)

@@ -38,7 +38,7 @@ def show(alt: str) -> None:
     from IPython.display import Image, display
 
     fig, png, sharpness = plt.gcf(), io.BytesIO(), budget(2, 1)
-    fig.savefig(png, dpi=sharpness * fig.dpi, bbox_inches="tight")
+    fig.savefig(png, dpi=sharpness * fig.dpi, bbox_inches=budget("tight", None))
     plt.close(fig)
     display(Image(png.getvalue(), retina=sharpness == 2, alt=" ".join(alt.split())))
 

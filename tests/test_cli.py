@@ -105,9 +105,7 @@ def test_what_it_does_not_understand_ends_with_status_2(arguments):
 # Training
 
 
-@pytest.mark.parametrize(
-    "recipe", ["sinusoid", "mnist_mlp", "mnist_variational_small", "cifar10", "celeba_32"]
-)
+@pytest.mark.parametrize("recipe", ["sinusoid", "mnist_mlp", "cifar10", "celeba_32"])
 def test_a_recipe_of_every_kind_is_trained_and_scored(recipe, tmp_path, capsys, monkeypatch):
     if RECIPES[recipe].model == "realnvp_image":  # test_recipes.py looks at the whole structure
         narrow = {**RECIPES[recipe].arguments, "width": 4, "blocks": 1, "scales": 1}
@@ -125,9 +123,9 @@ def test_a_recipe_of_every_kind_is_trained_and_scored(recipe, tmp_path, capsys, 
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 2
 
 
-@pytest.mark.parametrize("bits", [5, 3])
-def test_few_bits_reach_from_data_to_samples_and_scores(bits, tmp_path, capsys, monkeypatch):
+def test_few_bits_reach_from_data_to_samples_and_scores(tmp_path, capsys, monkeypatch):
     """A recipe says how many; nobody has to shift a pixel."""
+    bits = 3
     small = {"width": 4, "blocks": 1, "scales": 1, "dequant_couplings": 0, "bits": bits}
     arguments = {**RECIPES["celeba_32_5bit"].arguments, **small}
     monkeypatch.setitem(RECIPES, "few", replace(RECIPES["celeba_32_5bit"], arguments=arguments))

@@ -50,7 +50,8 @@ def labelled():
 
 def quick_fit(flow, images, **settings):
     length = {} if "epochs" in settings else {"steps": 4}
-    settings = {"batch_size": 10, "seed": 0, "progress": False, **length, **settings}
+    settings = {"batch_size": 10, "precision": "float32", "seed": 0, **length, **settings}
+    settings = {"progress": False, **settings}
     return training.fit(flow, images, **settings)
 
 
@@ -204,7 +205,7 @@ def test_labels_of_an_image_set_are_its_context():
         (labelled().train, LABELS),
         (labelled().train, torch.eye(3)[LABELS]),
     ]:
-        flow = small_flow()
+        flow = small_flow(scales=1)
         runs.append((quick_fit(flow, images, context=context).loss, flow))
     for loss, flow in runs[1:]:
         assert loss == runs[0][0]
@@ -234,7 +235,7 @@ def test_labels_that_are_not_there_are_refused(examples):
 
 @every_flow
 def test_training_reaches_every_weight(name):
-    flow = small_flow(name)
+    flow = small_flow(name, scales=1)
     before = {name: p.clone() for name, p in flow.named_parameters()}
     quick_fit(flow, integers(60), context=context_of(flow, 60), steps=4, lr=1e-2)
     assert [name for name, p in flow.named_parameters() if torch.equal(p, before[name])] == []
@@ -315,7 +316,7 @@ def test_the_bound_of_several_draws_takes_the_context():
 
 @pytest.mark.parametrize("name", ["labels, learned noise", "vectors"])
 def test_a_conditional_flow_of_images_is_examined(name):
-    flow, x = small_flow(name), integers(64)
+    flow, x = small_flow(name, scales=1), integers(64)
     context = context_of(flow, 64)
     quick_fit(flow, x, context=context, steps=10, batch_size=32)
     report = check_flow(flow, x, context=context, loss=losses.nll)
@@ -324,7 +325,7 @@ def test_a_conditional_flow_of_images_is_examined(name):
 
 
 def test_a_flow_that_forgets_its_context_is_found():
-    plain = small_flow(classes=0).eval()
+    plain = small_flow(scales=1, classes=0).eval()
     flow = Flow(randomise(plain).bijection, SHAPE, classes=3)
     flow.bijection[2].forward = lambda x, context, inner=flow.bijection[2].forward: inner(x)
     assert "context" in check_flow(flow, integers(64), context=context_of(flow, 64)).failed

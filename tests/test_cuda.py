@@ -32,10 +32,10 @@ BUILDERS = {
         (3, 4, 4), scales=1, width=4, blocks=1, doubling=False, dequant_couplings=1
     ),
     "images under labels": lambda: models.realnvp_image(
-        (1, 4, 4), scales=2, width=4, blocks=1, dequant_couplings=1, classes=3
+        (1, 4, 4), scales=1, width=4, blocks=1, dequant_couplings=1, classes=3
     ),
     "images under vectors": lambda: models.realnvp_image(
-        (1, 4, 4), scales=2, width=4, blocks=1, context_features=3
+        (1, 4, 4), scales=1, width=4, blocks=1, context_features=3
     ),
 }
 

@@ -374,12 +374,11 @@ def test_weight_decay_pulls_on_the_magnitudes_of_weight_normed_layers_alone():
         )
 
 
-def test_a_run_with_weight_decay_is_another_run_and_one_without_is_the_same():
-    plain, zero, decayed = (
-        quick_fit(conv_flow(), weight_decay=decay).loss for decay in (0.0, 0, 10.0)
+def test_a_run_with_weight_decay_is_another_run():
+    plain, decayed = (
+        quick_fit(conv_flow(), steps=3, weight_decay=decay).loss for decay in (0, 10.0)
     )
-    assert plain == zero
-    assert plain != decayed
+    assert plain[0] == decayed[0] and plain[1:] != decayed[1:]
 
 
 @pytest.mark.parametrize(

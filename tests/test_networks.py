@@ -53,7 +53,7 @@ def random_mlp(*sizes, **settings):
 
 
 def test_networks_are_sliced_like_the_modules_that_they_are():
-    mlp, both = MLP(2, 3, (5, 4)), ConcatNet(MLP(2, 1), MLP(2, 2), MLP(2, 3))
+    mlp, both = MLP(2, 3, (5, 4)), ConcatNet([MLP(2, 1), MLP(2, 2), MLP(2, 3)])
     assert type(mlp[:2]) is nn.Sequential
     assert mlp[:2](torch.randn(6, 2)).shape == (6, 5)
     assert mlp[-1] is list(mlp)[-1]
@@ -122,14 +122,14 @@ def test_outputs_side_by_side_are_those_of_the_networks(context_features):
     networks = [random_mlp(3, width, context_features=context_features) for width in (2, 1, 4)]
     x, context = torch.randn(5, 3), torch.randn(5, context_features) if context_features else None
     assert torch.equal(
-        ConcatNet(*networks)(x, context),
+        ConcatNet(networks)(x, context),
         torch.cat([network(x, context) for network in networks], dim=1),
     )
 
 
 def test_side_by_side_gives_a_coupling_separate_networks_for_shift_and_log_scale():
     shift, log_scale = random_mlp(1, 2), random_mlp(1, 2)
-    coupling = AffineCoupling(torch.tensor([True, False, False]), ConcatNet(shift, log_scale))
+    coupling = AffineCoupling(torch.tensor([True, False, False]), ConcatNet([shift, log_scale]))
     kept = torch.randn(6, 1)
     t, s = coupling.shift_and_log_scale(kept)
     assert torch.equal(t, shift(kept))
@@ -141,7 +141,7 @@ def test_side_by_side_gives_a_coupling_separate_networks_for_shift_and_log_scale
 
 def test_networks_side_by_side_share_nothing():
     first, second = random_mlp(3, 2), random_mlp(3, 2)
-    ConcatNet(first, second)(torch.randn(4, 3))[:, :2].sum().backward()
+    ConcatNet([first, second])(torch.randn(4, 3))[:, :2].sum().backward()
     assert all(parameter.grad is not None for parameter in first.parameters())
     assert not any(
         parameter.grad.any() for parameter in second.parameters() if parameter.grad is not None

@@ -31,7 +31,7 @@ def test_a_shipped_flow_scores_what_its_card_says_on_the_first_100_test_images(n
 @pytest.mark.parametrize("name", IMAGES)
 def test_test_images_come_back_exactly_through_trained_weights(name):
     flow, data = checkpoints.load(name), load_or_skip(name)
-    images, context = data.test[:16], data.test_labels[:16] if flow.context_features else None
+    images, context = data.test[:4], data.test_labels[:4] if flow.context_features else None
     assert torch.equal(flow.inverse(flow.encode(images, context), context)[0], images)
 
 

@@ -36,7 +36,8 @@ def along(curve, t_range, noise):
 
     def p(x, y):
         def at(t):
-            return stats.multivariate_normal.pdf([x, y], mean=curve(t), cov=noise**2)
+            squared = (x - curve(t)[0]) ** 2 + (y - curve(t)[1]) ** 2
+            return math.exp(-squared / (2 * noise**2)) / (2 * math.pi * noise**2)
 
         return quad(
             at, low, high, limit=400, epsabs=0, epsrel=1e-9, points=np.linspace(low, high, 12)[1:-1]
