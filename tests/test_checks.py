@@ -1013,3 +1013,22 @@ def test_a_check_is_found_by_its_name():
 def test_senseless_arguments_are_refused(arguments, complaint):
     with pytest.raises(ValueError, match=complaint):
         check_flow(**arguments)
+
+
+def test_a_map_too_steep_for_float64_far_from_the_data_is_no_false_alarm():
+    turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+
+    def forward(x):
+        a, b = (x @ turn.to(x)).unbind(1)
+        s = 38 * torch.tanh(a / 50)
+        return torch.stack([a, b * s.exp()], 1) @ turn.to(x), s
+
+    def inverse(z):
+        a, b = (z @ turn.to(z).T).unbind(1)
+        return torch.stack([a, b * (-38 * torch.tanh(a / 50)).exp()], 1) @ turn.to(z).T
+
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    assert (
+        check_flow(x=x, forward=forward, inverse=inverse)["log_det far from the data"].verdict
+        == "ok"
+    )
