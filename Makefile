@@ -85,7 +85,8 @@ $(STAMP): pyproject.toml
 	@echo '$(SIZE); $(TIME) where the network is fast.'
 	$(if $(CPU),$(PIP) --index-url $(WHEELS) torch torchvision)
 	$(PIP) --editable '.[dev]'
-	$(BIN)/jupyter labextension disable --log-level=ERROR @jupyterlab/apputils-extension:announcements  # no news popup
+	@mkdir -p $(VENV)/share/jupyter/lab/settings  # sliders are saved with the notebook; no news popup
+	@cp notebooks/overrides.json $(VENV)/share/jupyter/lab/settings/
 	@touch $@
 
 # The lower bounds of pyproject.toml as exact versions, and an environment of them (Python 3.10 to 3.12).

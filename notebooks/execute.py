@@ -112,9 +112,13 @@ def execute(path):
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],
     ).execute()
-    nb.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+    nb.metadata = {  # as JupyterLab writes it: otherwise a notebook is unsaved when opened
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": nb.metadata.language_info,
         "flowlib": {
             "source": source_digest(nb),
             "library": library_digest(nb),
@@ -124,14 +128,25 @@ def execute(path):
     for i, cell in enumerate(nb.cells):
         cell.id = f"{path.stem}-{i:02d}"
         if cell.cell_type == "code":
-            # Widgets live in a running kernel only: progress bars and sliders are not stored, each
-            # has a static twin.
-            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+            # Widgets live in a running kernel only: progress bars are not stored, and of sliders a
+            # picture is.
+            cell.outputs = [still for out in cell.outputs for still in without_widgets(out)]
             for out in cell.outputs:
                 if "image/png" in out.get("data", {}):
                     out.data["image/png"] = with_palette(out.data["image/png"])
     nbformat.write(nb, path)
     return nb.metadata["flowlib"]["seconds"]
+
+
+def without_widgets(out):
+    """The output; for an explorer its question and its picture, for other widgets nothing."""
+    if WIDGET not in out.get("data", {}):
+        return [out]
+    if "image/png" not in out.data:
+        return []
+    del out.data[WIDGET]
+    caption = out.metadata["image/png"].pop("caption")
+    return [nbformat.v4.new_output("display_data", {"text/markdown": caption}), out]
 
 
 def with_palette(png):
