@@ -20,7 +20,7 @@ from ..flow import Flow
 __all__ = ["Control", "Explorer", "axes_row", "choice", "require_flow", "slider"]
 
 HERE = Path(__file__).parent
-CAPTION = "Run this cell to move it."
+PREDICTIONS = {}  # question -> what was typed below it
 
 
 class Control(HasTraits):
@@ -37,7 +37,7 @@ class Control(HasTraits):
     def _fit(self, proposal):
         value = proposal["value"]
         if "step" in self.look:
-            return min(self.max, max(self.min, type(self.step)(value)))
+            return type(self.step)(min(self.max, max(self.min, value)))
         if value not in self.options:
             raise ValueError(f"{self.description} is one of {self.options}, got {value!r}")
         return value
@@ -101,9 +101,15 @@ class Explorer(anywidget.AnyWidget):
             control.observe(self.redraw, "value")
 
     def ask(self, question: str, answer: str = "") -> "Explorer":
-        """Put a question above, with room for a prediction, and below its answer, folded."""
+        """Put a question above, with room for a prediction, which stays when the cell is run again,
+        and below its answer, folded."""
         self.question, self.answer = question, answer
+        self.prediction = PREDICTIONS.get(question, "")
         return self
+
+    @observe("prediction")
+    def _keep(self, change):
+        PREDICTIONS[self.question] = change["new"]
 
     @observe("_values")
     def _moved_on_the_page(self, change):
@@ -144,8 +150,9 @@ class Explorer(anywidget.AnyWidget):
         """The live explorer; and its picture, for where there is no kernel."""
         data, metadata = super()._repr_mimebundle_(**kwargs)
         data |= {"text/plain": self.alt, "image/png": base64.b64encode(self._picture).decode()}
+        caption = f"**{self.question}** Run this cell to move it.".replace("**** ", "")
         look = {"alt": self.alt, "width": self.picture.width, "height": self.picture.height}
-        return data, {**metadata, "image/png": {**look, "caption": f"{self.question} {CAPTION}"}}
+        return data, {**metadata, "image/png": {**look, "caption": caption}}
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -140,7 +140,8 @@ def manifold(flow: Flow, images) -> Explorer:
         for title, weight, index in zip(titles, weights.tolist(), "₁₂₃₄"):
             title.set_text(f"{round(weight, 2) + 0.0:+.2f} z{index}")
         length = z.norm() / len(z) ** 0.5
-        text = f"squares of the weights: {weights.square().sum():.2f}; length {length:.2f} √D"
+        text = f"weights {', '.join(f'{round(w, 2) + 0.0:.2f}' for w in weights.tolist())}; "
+        text += f"their squares add up to {weights.square().sum():.2f}\nlength {length:.2f} √D"
         return {"z": z, "weights": weights, "image": image}, text
 
     labels = {"phi": "φ (degrees)", "phi_prime": "φ′ (degrees)"}
