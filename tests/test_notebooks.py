@@ -1,6 +1,8 @@
 """Hygiene of the committed notebooks: executed in order, clean, small, built as promised."""
 
 import ast
+import base64
+import io
 import json
 import math
 import re
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -259,12 +262,16 @@ def test_every_question_has_an_answer_and_every_answer_a_question():
 
 def test_of_an_explorer_its_question_and_its_picture_are_stored():
     look = {"alt": "Points.", "width": 4, "height": 4, "caption": "Before you? Run this cell."}
-    data = {EXECUTE["WIDGET"]: {"model_id": "1"}, "image/png": "iVBORw0K", "text/plain": "Points."}
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "png")
+    png = base64.b64encode(png.getvalue()).decode()
+    data = {EXECUTE["WIDGET"]: {"model_id": "1"}, "image/png": png, "text/plain": "Points."}
     shown = nbformat.v4.new_output("display_data", data, metadata={"image/png": look})
     bar = nbformat.v4.new_output("display_data", {EXECUTE["WIDGET"]: {"model_id": "2"}})
     text, picture = EXECUTE["without_widgets"](shown)
     assert text.data["text/markdown"] == "Before you? Run this cell."
     assert set(picture.data) == {"image/png", "text/plain"}
+    assert Image.open(io.BytesIO(base64.b64decode(picture.data["image/png"]))).size == (4, 4)
     assert picture.metadata["image/png"] == {"alt": "Points.", "width": 4, "height": 4}
     assert EXECUTE["without_widgets"](bar) == []
 

@@ -137,14 +137,10 @@ class Explorer(anywidget.AnyWidget):
             text = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self.readout.value = re.sub(r"-(?=[\d.]|inf)", "−", text)
-            with self.hold_sync():
-                self._values, self._picture, self._readout = (
-                    values,
-                    self.picture.value,
-                    self.readout.value,
-                )
-                self.alt, self._drawn = f"{self._shows} {self.readout.value}", self._drawn + 1
+            line = self.readout.value = re.sub(r"-(?=[\d.]|inf)", "−", text)
+            with self.hold_sync():  # one message
+                self._values, self._picture, self._readout = values, self.picture.value, line
+                self.alt, self._drawn = f"{self._shows} {line}", self._drawn + 1
 
     def _repr_mimebundle_(self, **kwargs):
         """The live explorer; and its picture, for where there is no kernel."""
@@ -156,18 +152,15 @@ class Explorer(anywidget.AnyWidget):
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG of pixels (H, W, 4), without their alpha: unfiltered, twice as fast as others write."""
-    (height, width), rows = (
-        pixels.shape[:2],
-        np.pad(pixels[..., :3].reshape(len(pixels), -1), ((0, 0), (1, 0))),
-    )
+    """A PNG of pixels (H, W, 4), without alpha: unfiltered, twice as fast as PIL writes it."""
+    height, width, _ = pixels.shape
+    rows = np.pad(pixels[..., :3].reshape(height, -1), ((0, 0), (1, 0)))  # 0: no filter
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = {b"IHDR": header, b"IDAT": zlib.compress(rows, 1), b"IEND": b""}
-    chunks = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in parts.items()
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    written = b"\x89PNG\r\n\x1a\n"
+    for kind, data in [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        written += struct.pack(">I", len(data)) + kind + data + check
+    return written
 
 
 def axes_row(width: int, height: int, columns, **margins):
