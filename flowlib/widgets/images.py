@@ -9,12 +9,7 @@ from .explorer import Explorer, axes_row, choice, require_flow, slider
 
 __all__ = ["explore_scales", "interpolate", "latent_sliders", "manifold", "principal_directions"]
 
-MARGINS = {
-    "left": 0.01,
-    "right": 0.99,
-    "bottom": 0.02,
-    "wspace": 0.06,
-}  # results are twice as large
+MARGINS = {"left": 0.01, "right": 0.99, "bottom": 0.02, "wspace": 0.06}
 
 
 def principal_directions(flow: Flow, images, k: int = 4) -> torch.Tensor:

@@ -115,10 +115,8 @@ def explore_latent(flow: Flow, box=None, radius: float = 0.3) -> Explorer:
         return {**state, "ellipse": ellipse, "curve": curve}, text
 
     controls = {f"z{i}": slider(f"z{'₀₁₂'[i]} (std. dev.)", 0.0, -3, 3, 0.1) for i in (1, 2)}
-    alt = (
-        "A latent with a small circle around it; its point on the density of the flow; and, close "
-    )
-    alt += "up, what becomes of the circle: an ellipse by the Jacobian, a curve by the flow."
+    alt = "A latent in a small circle; its point on the density; close up, the circle's image: an "
+    alt += "ellipse under the Jacobian, a curve under the flow."
     return Explorer(controls, figure, [*moving, zoom], update, alt)
 
 
