@@ -17,7 +17,7 @@ from traitlets import Any, Bytes, Dict, HasTraits, Int, List, Unicode, observe, 
 
 from ..flow import Flow
 
-__all__ = ["Control", "Explorer", "axes_row", "choice", "require_flow", "slider"]
+__all__ = ["Control", "Explorer", "axes_row", "require_flow", "slider"]
 
 HERE = Path(__file__).parent
 PREDICTIONS = {}  # question -> what was typed below it
@@ -47,11 +47,6 @@ def slider(label: str, value, low, high, step, play=None) -> Control:
     """A slider over integers if `step` is one, otherwise over floats; `play` adds a button that
     moves it by so much ten times a second."""
     return Control(label, value, min=low, max=high, step=step, play=play)
-
-
-def choice(label: str, value: str, options) -> Control:
-    """One of several words."""
-    return Control(label, value, options=tuple(options))
 
 
 class Explorer(anywidget.AnyWidget):

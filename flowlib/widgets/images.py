@@ -5,7 +5,7 @@ import torch
 from .. import plotting
 from ..common import as_tensor, generator, integer
 from ..flow import Flow, MultiScale
-from .explorer import Explorer, axes_row, choice, require_flow, slider
+from .explorer import Control, Explorer, axes_row, require_flow, slider
 
 __all__ = ["explore_scales", "interpolate", "latent_sliders", "manifold", "principal_directions"]
 
@@ -178,12 +178,13 @@ def explore_scales(flow: Flow, image, other=None) -> Explorer:
         text = f"change of the pixels: {change:.1f} of {white} grey levels (root mean square)"
         return {"z": z[0], "image": decoded[0]}, text
 
-    options = ["keep", "draw anew", "of the other"][: 1 + len(images)]
+    options = ("keep", "draw anew", "of the other")[: 1 + len(images)]
     controls = {}
     for k, part in enumerate(parts, start=1):
         end = ", finest" if k == 1 else ", coarsest" if k == len(parts) else ""
         share = f"{part[0].numel() / flow.shape.numel():.1%} of the latents"
-        controls[f"source {k}"] = choice(f"scale {k}{end}: {share}", options[k == 1], options)
+        label = f"scale {k}{end}: {share}"
+        controls[f"source {k}"] = Control(label, options[k == 1], options=options)
         controls[f"temperature {k}"] = slider(f"scale {k} temperature", 1.0, 0, 1.5, 0.05)
     controls["seed"] = slider("seed of what is drawn", 0, 0, 50, 1)
     alt = "The image, what the chosen latents decode to, and the other image if there is one."
