@@ -85,7 +85,7 @@ function render({ model, el }) {
     showValues();
   };
 
-  const prediction = create("input", { type: "text", value: model.get("prediction") });
+  const prediction = create("input", { type: "text" });
   prediction.oninput = () => {
     model.set("prediction", prediction.value);
     model.save_changes();
@@ -97,6 +97,7 @@ function render({ model, el }) {
   const ask = () => {
     question.textContent = model.get("question");
     answer.textContent = model.get("answer");
+    prediction.value = model.get("prediction");
     question.hidden = mine.hidden = !model.get("question");
     shut.hidden = !model.get("answer");
   };

@@ -98,8 +98,9 @@ class Explorer(anywidget.AnyWidget):
     def ask(self, question: str, answer: str = "") -> "Explorer":
         """Put a question above, with room for a prediction, which stays when the cell is run again,
         and below its answer, folded."""
-        self.question, self.answer = question, answer
-        self.prediction = PREDICTIONS.get(question, "")
+        with self.hold_sync():
+            self.question, self.answer = question, answer
+            self.prediction = PREDICTIONS.get(question, "")
         return self
 
     @observe("prediction")
