@@ -86,7 +86,7 @@ $(STAMP): pyproject.toml
 	$(if $(CPU),$(PIP) --index-url $(WHEELS) torch torchvision)
 	$(PIP) --editable '.[dev]'
 	@mkdir -p $(VENV)/share/jupyter/lab/settings  # sliders are saved with the notebook; no news popup
-	@cp notebooks/overrides.json $(VENV)/share/jupyter/lab/settings/
+	@cp .jupyterlab.json $(VENV)/share/jupyter/lab/settings/overrides.json
 	@touch $@
 
 # The lower bounds of pyproject.toml as exact versions, and an environment of them (Python 3.10 to 3.12).

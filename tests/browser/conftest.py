@@ -18,7 +18,7 @@ HOW = (
     "type: pip install '.[browser]' && sudo apt install chromium   (or, for the second: "
     "playwright install chromium)"
 )
-SETTINGS = json.loads((ROOT / "notebooks" / "overrides.json").read_text())  # as `make lab` has it
+SETTINGS = json.loads((ROOT / ".jupyterlab.json").read_text())  # as `make lab` has it
 SETTINGS |= {
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},

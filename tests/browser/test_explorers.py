@@ -214,7 +214,8 @@ def test_shift_enter_runs_the_cell_and_a_prediction_stays(three):
     three.page.wait_for_function(
         "() => !document.querySelector('.flowlib-explorer details').open", timeout=15_000
     )
-    assert explorer(three, 0).get_by_label("My prediction").input_value() == "It will dd"
+    again = explorer(three, 0).get_by_label("My prediction")
+    three.page.wait_for_function("e => e.value === 'It will dd'", arg=again.element_handle())
     assert three.errors() == []
 
 
