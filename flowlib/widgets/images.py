@@ -133,7 +133,7 @@ def manifold(flow: Flow, images) -> Explorer:
         image = flow.inverse(z[None])[0][0]
         panel.set_data(plotting.tiles(image[None], bits=flow.dequantize.bits))
         for title, weight, index in zip(titles, weights.tolist(), "₁₂₃₄"):
-            title.set_text(f"{round(weight, 2) + 0.0:+.2f} z{index}")
+            title.set_text(f"{round(weight, 2) + 0.0:+.2f} z{index}".replace("-", "−"))
         length = z.norm() / len(z) ** 0.5
         text = f"weights {', '.join(f'{round(w, 2) + 0.0:.2f}' for w in weights.tolist())}; "
         text += f"their squares add up to {weights.square().sum():.2f}\nlength {length:.2f} √D"
