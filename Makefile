@@ -86,7 +86,8 @@ $(STAMP): pyproject.toml
 	@echo '$(SIZE); $(TIME) where the network is fast.'
 	$(if $(CPU),$(PIP) --index-url $(WHEELS) torch torchvision)
 	$(PIP) --editable '.[dev]'
-	$(BIN)/jupyter labextension disable --log-level=ERROR @jupyterlab/apputils-extension:announcements  # no news popup
+	@mkdir -p $(VENV)/share/jupyter/lab/settings  # sliders are saved with the notebook; no news popup
+	@cp .jupyterlab.json $(VENV)/share/jupyter/lab/settings/overrides.json
 	@touch $@
 
 # The explorers' pictures for the site, drawn again when a notebook or flowlib changes.

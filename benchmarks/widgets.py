@@ -50,8 +50,8 @@ def update_times(explorer):
     """Seconds of every update: (by the clock, of the processor)."""
     times = []
     for control in explorer.controls.values():
-        if not hasattr(control, "step") or not hasattr(control, "readout"):
-            continue  # neither Play nor a menu
+        if not hasattr(control, "step"):
+            continue  # a choice
         steps = round((control.max - control.min) / control.step)
         for i in list(range(VALUES)) * TURNS:
             value = control.min + round(i * steps / (VALUES - 1)) * control.step

@@ -27,6 +27,7 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "flowlib"
 MAP = "00_start_here.ipynb"
+PHOTOGRAPHS = ("05", "06", "07", "08", "09")  # the notebooks whose figures need more colours
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -112,9 +113,13 @@ def execute(path):
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],
     ).execute()
-    nb.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+    nb.metadata = {  # as JupyterLab writes it: otherwise a notebook is unsaved when opened
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": nb.metadata.language_info,
         "flowlib": {
             "source": source_digest(nb),
             "library": library_digest(nb),
@@ -124,21 +129,37 @@ def execute(path):
     for i, cell in enumerate(nb.cells):
         cell.id = f"{path.stem}-{i:02d}"
         if cell.cell_type == "code":
-            # Widgets live in a running kernel only: progress bars and sliders are not stored, each
-            # has a static twin.
-            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+            # Widgets live in a running kernel only: progress bars are not stored, and of sliders a
+            # picture is.
+            cell.outputs = [still for out in cell.outputs for still in without_widgets(out)]
             for out in cell.outputs:
                 if "image/png" in out.get("data", {}):
-                    out.data["image/png"] = with_palette(out.data["image/png"])
+                    colours = 256 if path.name[:2] in PHOTOGRAPHS else 128
+                    out.data["image/png"] = with_palette(out.data["image/png"], colours)
     nbformat.write(nb, path)
     return nb.metadata["flowlib"]["seconds"]
 
 
-def with_palette(png):
-    """Much the same picture in its 256 best colours, base64 in and out, at a third of the size."""
+def without_widgets(out):
+    """The output; for an explorer its question and its picture, for other widgets nothing."""
+    if WIDGET not in out.get("data", {}):
+        return [out]
+    if "image/png" not in out.data:
+        return []
+    del out.data[WIDGET]
+    look = out.metadata["image/png"]
+    caption, small = look.pop("caption"), io.BytesIO()
+    still = Image.open(io.BytesIO(base64.b64decode(out.data["image/png"])))
+    still.resize((look["width"], look["height"]), Image.Resampling.LANCZOS).save(small, "png")
+    out.data["image/png"] = base64.b64encode(small.getvalue()).decode()
+    return [nbformat.v4.new_output("display_data", {"text/markdown": caption}), out]
+
+
+def with_palette(png, colours):
+    """Much the same picture in its best colours, base64 in and out, at a third of the size."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     packed = io.BytesIO()
-    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+    image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
         packed, "png", optimize=True
     )
     return base64.b64encode(packed.getvalue()).decode()

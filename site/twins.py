@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -21,6 +22,7 @@ from scipy.ndimage import binary_dilation
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS, TWINS = ROOT / "notebooks", ROOT / "build" / "twins"
+sys.path.insert(0, str(NOTEBOOKS))  # where the answers below the explorers lie
 PIXELS = 8e6  # of one picture of frames, at most
 COUNTS = {1: [64], 2: [13, 9]}  # of values, for one control and for two; COUNT each for more
 COUNT = 5
@@ -99,8 +101,7 @@ class Twin:
 
     def __init__(self, explorer):
         self.explorer = explorer
-        every = explorer.controls.items()
-        self.controls = {k: c for k, c in every if type(c).__name__ != "Play"}
+        self.controls = explorer.controls
         counts = COUNTS.get(len(self.controls), [COUNT] * len(self.controls))
         self.values = {k: values(self.controls[k], n) for k, n in zip(self.controls, counts)}
         self.start = {k: c.value for k, c in self.controls.items()}

@@ -35,7 +35,7 @@ HEAVY = [
     "sklearn",
     "tqdm.auto",
     "safetensors",
-    "ipywidgets",
+    "anywidget",
 ]  # plain tqdm comes with torch
 
 

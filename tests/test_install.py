@@ -145,7 +145,7 @@ def test_flows_data_sets_and_the_command_line_are_had_from_any_folder(site, pyth
     process, for each imports torch."""
     code = """
 import os, sys
-sys.modules |= dict.fromkeys(["IPython", "ipykernel", "ipywidgets", "jupyterlab", "notebook"])
+sys.modules |= dict.fromkeys(["IPython", "ipykernel", "ipywidgets", "anywidget", "notebook"])
 from importlib import metadata
 import flowlib
 from flowlib import checkpoints, data, plotting

@@ -1,7 +1,9 @@
 """Hygiene of the committed notebooks: executed in order, clean, small, built as promised."""
 
 import ast
+import base64
 import importlib
+import io
 import json
 import math
 import re
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from PIL import Image
 
 import flowlib
 
@@ -131,6 +134,8 @@ def test_is_small_enough(path):
 def test_a_paragraph_follows_every_figure(path):
     cells = read(path).cells
     for i, cell in enumerate(cells):
+        if shows_an_explorer(cell):
+            continue  # the cell that drives one like it follows
         if cell.cell_type == "code" and any(
             "image/png" in out.get("data", {}) for out in cell.outputs
         ):
@@ -262,20 +267,26 @@ def test_linked_files_exist(path):
                 assert (path.parent / target).exists(), f"{target} is linked and not there"
 
 
+def shows_an_explorer(cell):
+    """The name of the explorer that a code cell ends with."""
+    last = cell.source.splitlines()[-1] if cell.cell_type == "code" else ""
+    return re.fullmatch(r"explorer\w*", last) and last
+
+
 @every_chapter
-def test_a_slider_follows_a_question_and_is_driven_by_a_test(path):
+def test_a_slider_has_a_question_and_a_test_that_leaves_it_where_it_stands(path):
     cells, shown = read(path).cells, 0
     for i, cell in enumerate(cells):
-        name = cell.source.splitlines()[-1] if cell.cell_type == "code" else ""
-        if re.fullmatch(r"explorer\w*", name):
+        if name := shows_an_explorer(cell):
             shown += 1
-            assert any("**Before you" in c.source for c in cells[i - 4 : i]), (
-                f"no question before {name}"
-            )
+            assert f'{name}.ask(\n    "Before you move the slider' in cell.source
             driver = next(c.source for c in cells[i + 1 :] if c.cell_type == "code")
-            assert name in driver and "controls" in driver and "assert" in driver, (
-                f"the cell after {name} does not drive it"
+            assert "driven" in driver and "controls" in driver and "assert" in driver, (
+                f"the cell after {name} does not drive an explorer like it"
             )
+        elif cell.cell_type == "code":
+            used = {n.id for n in ast.walk(ast.parse(plain(cell.source))) if type(n) is ast.Name}
+            assert not [n for n in used if n.startswith("explorer")], "a reader's explorer is used"
     if shown:
         solutions = "\n".join(
             cell.source
@@ -284,6 +295,30 @@ def test_a_slider_follows_a_question_and_is_driven_by_a_test(path):
         assert re.search(
             r"^## The questions? (before|about) the sliders?$", solutions, flags=re.MULTILINE
         )
+
+
+def test_every_question_has_an_answer_and_every_answer_a_question():
+    answers = runpy.run_path(str(FOLDER / "checkers" / "answers.py"))["ANSWERS"]
+    asked = re.findall(
+        r'ANSWERS\["(.+?)"\]', "\n".join(c.source for p in NOTEBOOKS for c in code_cells(read(p)))
+    )
+    assert sorted(asked) == sorted(answers)
+
+
+def test_of_an_explorer_its_question_and_its_picture_are_stored():
+    look = {"alt": "Points.", "width": 4, "height": 4, "caption": "Before you? Run this cell."}
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "png")
+    png = base64.b64encode(png.getvalue()).decode()
+    data = {EXECUTE["WIDGET"]: {"model_id": "1"}, "image/png": png, "text/plain": "Points."}
+    shown = nbformat.v4.new_output("display_data", data, metadata={"image/png": look})
+    bar = nbformat.v4.new_output("display_data", {EXECUTE["WIDGET"]: {"model_id": "2"}})
+    text, picture = EXECUTE["without_widgets"](shown)
+    assert text.data["text/markdown"] == "Before you? Run this cell."
+    assert set(picture.data) == {"image/png", "text/plain"}
+    assert Image.open(io.BytesIO(base64.b64decode(picture.data["image/png"]))).size == (4, 4)
+    assert picture.metadata["image/png"] == {"alt": "Points.", "width": 4, "height": 4}
+    assert EXECUTE["without_widgets"](bar) == []
 
 
 def test_words_are_counted_without_formulas_code_and_targets():

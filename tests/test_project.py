@@ -99,7 +99,7 @@ def test_make_lab_starts_for_root_too_and_names_the_first_notebook(tmp_path):
     said = make_lab(tmp_path)
     assert ("--allow-root" in said) == (os.geteuid() == 0)
     assert "default_url=/lab/tree/notebooks/00_start_here.ipynb" in said
-    assert "GB to download" in said and "announcements" in said
+    assert "GB to download" in said and ".jupyterlab.json" in said
 
 
 def test_one_setting_takes_torch_without_cuda_before_all_else(tmp_path):

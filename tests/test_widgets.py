@@ -1,10 +1,10 @@
 """Explorers: the pictures show what the flow computes, and whatever a user has goes in."""
 
+import base64
 import copy
 import io
 import math
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -65,8 +65,19 @@ def explorer(request, plane, points, pixels, history):
 
 
 def sliders(w):
-    kinds = (ipywidgets.IntSlider, ipywidgets.FloatSlider)
-    return [control for control in w.controls.values() if isinstance(control, kinds)]
+    return [control for control in w.controls.values() if "step" in control.look]
+
+
+def move_on_the_page(w, **values):
+    """What the page sends when a hand has moved a control: the values of all."""
+    w.set_state({"_values": {**w._values, **values}})
+
+
+def pictures_sent(w):
+    """A list that grows with every picture."""
+    sent = []
+    w.observe(sent.append, "_drawn")
+    return sent
 
 
 def picture(w):
@@ -91,18 +102,53 @@ def test_each_control_at_both_ends_and_in_the_middle(explorer):
 
 def test_size_is_fixed_and_the_same_values_give_the_same_picture(explorer):
     image, size, control = explorer.picture, picture(explorer).shape, sliders(explorer)[0]
+    assert image.width <= 760 and image.height <= 440
     seen, middle = [], type(control.value)((control.min + control.max) / 3)
     for value in [control.min, middle, control.min, middle]:
         control.value = value
         seen.append(bytes(explorer.picture.value))
     assert seen[0] != seen[1] and seen[:2] == seen[2:]
     assert explorer.picture is image
-    assert picture(explorer).shape == size == (int(image.height), int(image.width), 3)
+    assert picture(explorer).shape == size == (2 * image.height, 2 * image.width, 3)
 
 
-def test_sliders_have_labels_of_their_own(explorer):
-    labels = [control.description for control in sliders(explorer)]
-    assert all(labels) and len(set(labels)) == len(labels)
+def test_controls_have_names_of_their_own(explorer):
+    names = [control.description for control in explorer.controls.values()]
+    assert all(names) and len(set(names)) == len(names)
+    assert [look["description"] for look in explorer._controls.values()] == names
+
+
+def test_the_alt_text_says_what_is_shown_and_follows_the_line(explorer):
+    control, alts = sliders(explorer)[0], set()
+    for share in (0, 0.3):
+        control.value = control.min + share * (control.max - control.min)
+        alts.add(explorer.alt)
+        assert len(explorer.alt) > 60 and explorer.alt.endswith(explorer.readout.value)
+        assert "-" not in explorer.readout.value  # one kind of minus sign
+    assert len(alts) == 2
+
+
+def test_reset_on_the_page_draws_once_and_brings_the_first_picture_back(explorer):
+    move_on_the_page(explorer, **explorer._start)
+    first = explorer.picture.value
+    for control in sliders(explorer):
+        control.value = control.min if control.value == control.max else control.max
+    sent = pictures_sent(explorer)
+    move_on_the_page(explorer, **explorer._start)
+    assert len(sent) == 1 and explorer.picture.value == first
+    assert {name: control.value for name, control in explorer.controls.items()} == explorer._start
+
+
+def test_a_cell_shows_the_live_explorer_and_a_picture_for_where_there_is_no_kernel(explorer):
+    explorer.ask("Before you move it?", "So.")
+    assert (explorer.question, explorer.answer) == ("Before you move it?", "So.")
+    data, metadata = explorer._repr_mimebundle_()
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.model_id
+    assert base64.b64decode(data["image/png"]) == explorer.picture.value
+    still = metadata["image/png"]
+    assert still["alt"] == data["text/plain"] == explorer.alt
+    assert still["width"] == explorer.picture.width
+    assert still["caption"] == "**Before you move it?** Run this cell to move it."
 
 
 def hostile(kind, plane, x, pixels, images, history):
@@ -145,21 +191,33 @@ def test_explorers_work_under_another_default_dtype(name, plane, points, pixels,
 
 
 def test_a_change_draws_once_and_no_change_not_at_all(plane, points):
-    w, drawn = widgets.explore_layers(plane, points), []
-    w.picture.observe(drawn.append, "value")
+    w = widgets.explore_layers(plane, points)
+    sent = pictures_sent(w)
     w.controls["layer"].value = 1.0
-    assert len(drawn) == 1  # although the play button follows the slider
     w.controls["layer"].value = 1.0
-    assert len(drawn) == 1
+    assert len(sent) == 1
 
 
 def test_an_event_from_the_browser_is_answered_with_the_newest_value_only_once(plane, points):
     """What JupyterLab sends after holding stale events back: one message with the newest value."""
-    w, drawn = widgets.explore_layers(plane, points), []
-    w.picture.observe(drawn.append, "value")
-    w.controls["layer"].set_state({"value": 2.5})
-    assert w.state["layer"] == 2.5
-    assert len(drawn) == 1
+    w = widgets.explore_layers(plane, points)
+    sent = pictures_sent(w)
+    move_on_the_page(w, layer=2.5)
+    assert w.state["layer"] == w.controls["layer"].value == 2.5
+    assert len(sent) == 1
+
+
+def test_values_are_kept_within_bounds_wherever_they_come_from(plane, points, pixels):
+    w = widgets.explore_layers(plane, points)
+    w.controls["layer"].value = 99
+    assert w.controls["layer"].value == w.state["layer"] == 4
+    move_on_the_page(w, layer=-1)
+    assert w.controls["layer"].value == w.state["layer"] == w._values["layer"] == 0
+    scales = widgets.explore_scales(pixels, IMAGES[0])
+    scales.controls["seed"].value = 3.0
+    assert scales.controls["seed"].value == 3 and type(scales.controls["seed"].value) is int
+    with pytest.raises(ValueError, match=r"scale 1, finest.* is one of \('keep'.*blue"):
+        scales.controls["source 1"].value = "blue"
 
 
 def test_an_error_while_drawing_is_shown_and_raised(plane):
@@ -171,7 +229,14 @@ def test_an_error_while_drawing_is_shown_and_raised(plane):
     w._update = fail
     with pytest.raises(RuntimeError, match="a < b"):
         w.controls["z1"].value = 1.0
-    assert w.readout.value == "<b>RuntimeError: a &lt; b</b>"
+    assert w.readout.value == "RuntimeError: a < b"
+
+
+def test_a_prediction_is_still_there_when_the_cell_is_run_again(plane):
+    first, again, other = (widgets.explore_latent(plane) for _ in range(3))
+    first.ask("Where?").set_state({"prediction": "There."})
+    assert again.ask("Where?").prediction == "There."
+    assert other.ask("When?").prediction == ""
 
 
 # Flows in the plane
@@ -199,12 +264,10 @@ def test_the_mesh_goes_through_the_same_layers(plane, points):
         assert_close(w.state["mesh"].view(-1, 2), plane(start.view(-1, 2))[0], 1e-5)
 
 
-def test_play_moves_the_slider_and_the_slider_moves_play(plane, points):
+def test_layers_can_be_played_and_take_values_between_two_ticks(plane, points):
     w = widgets.explore_layers(plane, points)
-    w.controls["play"].value = 14
-    assert w.controls["layer"].value == w.state["layer"] == 1.4
-    w.controls["layer"].value = 2.33  # a value between two ticks stays as it is
-    assert w.controls["play"].value == 23
+    assert w._controls["layer"]["play"] == 0.2
+    w.controls["layer"].value = 2.33
     assert w.state["layer"] == 2.33
 
 
@@ -226,6 +289,18 @@ def test_the_ellipse_is_what_becomes_of_a_small_circle(plane):
     small, large = (widgets.explore_latent(plane, radius=radius).state for radius in (0.01, 1.0))
     distance = [(state["ellipse"] - state["curve"]).abs().max().item() for state in (small, large)]
     assert distance[0] < 1e-3 < distance[1]
+
+
+def test_a_small_ellipse_is_magnified_until_it_fills_its_panel(plane):
+    w = widgets.explore_latent(plane, box=((-4.0, 4.0), (-4.0, 4.0)), radius=0.1)
+    window = w._canvas.figure.axes[2]
+    for z1 in (-3.0, 0.0):
+        w.controls["z1"].value = z1
+        shape = torch.cat([w.state["ellipse"], w.state["curve"]])
+        size = (shape - w.state["x"]).abs().max().item()
+        shown = (window.get_xlim()[1] - window.get_xlim()[0]) / 2
+        assert shown == pytest.approx(1.1 * size, rel=1e-3)
+        assert window.get_title() == f"magnified {4 / shown:.1f} times"
 
 
 def test_training_shows_every_snapshot(history):

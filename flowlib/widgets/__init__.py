@@ -6,7 +6,8 @@
 >>> w.state["points"]                       # doctest: +SKIP
 
 The last line of a cell shows `w`; setting a `value` does what dragging does; `state` is what the
-picture then shows. They need a running kernel, and raise ValueError at once for bad arguments.
+picture then shows; `w.ask(question, answer)` puts a question above. They need a running kernel, and
+raise ValueError at once for bad arguments.
 """
 
 from .explorer import Explorer

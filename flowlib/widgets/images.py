@@ -1,12 +1,11 @@
 """Explorers of flows of images, (C, H, W) of uint8: what the latents hold."""
 
-import ipywidgets
 import torch
 
 from .. import plotting
 from ..common import as_tensor, generator, integer
 from ..flow import Flow, MultiScale
-from .explorer import LOOK, Explorer, axes_row, require_flow, slider
+from .explorer import Control, Explorer, axes_row, require_flow, slider
 
 __all__ = ["explore_scales", "interpolate", "latent_sliders", "manifold", "principal_directions"]
 
@@ -53,9 +52,12 @@ def latent_sliders(flow: Flow, directions, images) -> Explorer:
             given = f"{tuple(row.shape)} for {name!r}"
             raise ValueError(f"directions must be finite vectors of {D} latents, got {given}")
     columns = min(len(images), 5)
-    height = min(420, 30 + -(-len(images) // columns) * 760 // columns)
-    figure, (ax,) = axes_row(760, height, 1, left=0, right=1, bottom=0.01, top=0.99)
-    grid = plotting.image_grid(ax, images, columns, flow.dequantize.bits)
+    height = min(440, 60 + -(-len(images) // columns) * 960 // columns)
+    figure, axes = axes_row(640, height, "0.;11;11", top=1 - 25 / height, hspace=0.3, **MARGINS)
+    _, grid = (plotting.image_grid(ax, images, columns, flow.dequantize.bits) for ax in axes)
+    for ax, title in zip(axes, ["unmodified", "modified"]):
+        ax.set_title(title, loc="left")
+        ax.set_anchor("W")
 
     def update(temperature, **amounts):
         z = temperature * start + sum(amounts[name] * directions[name] for name in amounts)
@@ -67,7 +69,8 @@ def latent_sliders(flow: Flow, directions, images) -> Explorer:
 
     controls = {name: slider(f"{name} (×)", 0.0, -3, 3, 0.25) for name in directions}
     controls["temperature"] = slider("temperature", 1.0, 0, 1.5, 0.05)
-    return Explorer(controls, figure, [grid], update)
+    alt = f"Above, {len(images)} images; below, twice as large, what their moved latents decode to."
+    return Explorer(controls, figure, [grid], update, alt)
 
 
 def spherical(a, b, t):
@@ -88,7 +91,7 @@ def interpolate(flow: Flow, a, b) -> Explorer:
     """
     ends = _batch("interpolate", flow, [a, b])
     start, end = flow.encode(ends)
-    figure, axes = axes_row(760, 225, 4, top=0.87, **MARGINS)
+    figure, axes = axes_row(640, 235, "011223", top=0.88, **MARGINS)
     titles = ["a  (t = 0)", "straight", "spherical", "b  (t = 1)"]
     panels = _panels(flow, axes, ends[[0, 0, 1, 1]], titles)[1:3]
 
@@ -101,7 +104,8 @@ def interpolate(flow: Flow, a, b) -> Explorer:
         text = f"length of the latents: straight {line:.2f} √D, spherical {arc:.2f} √D"
         return {"t": t, "z": z, "images": images}, text
 
-    return Explorer({"t": slider("t, from a to b", 0.5, 0, 1, 0.05)}, figure, panels, update)
+    alt = "Image a, image b, and between them the images at t on the straight and spherical paths."
+    return Explorer({"t": slider("t, from a to b", 0.5, 0, 1, 0.05)}, figure, panels, update, alt)
 
 
 def manifold(flow: Flow, images) -> Explorer:
@@ -118,7 +122,7 @@ def manifold(flow: Flow, images) -> Explorer:
     if len(images) != 4:
         raise ValueError(f"manifold takes four images, got {len(images)}")
     latents = flow.encode(images)
-    figure, axes = axes_row(760, 200, 5, top=0.86, **MARGINS)
+    figure, axes = axes_row(640, 350, "0012;0034", top=0.93, hspace=0.15, **MARGINS)
     panel = _panels(flow, axes, images[[0, 0, 1, 2, 3]], ["decoded", *"1234"])[0]
     titles = [ax.title for ax in axes[1:]]
 
@@ -129,14 +133,16 @@ def manifold(flow: Flow, images) -> Explorer:
         image = flow.inverse(z[None])[0][0]
         panel.set_data(plotting.tiles(image[None], bits=flow.dequantize.bits))
         for title, weight, index in zip(titles, weights.tolist(), "₁₂₃₄"):
-            title.set_text(f"{round(weight, 2) + 0.0:+.2f} z{index}")
+            title.set_text(f"{round(weight, 2) + 0.0:+.2f} z{index}".replace("-", "−"))
         length = z.norm() / len(z) ** 0.5
-        text = f"squares of the weights: {weights.square().sum():.2f}; length {length:.2f} √D"
+        text = f"weights {', '.join(f'{round(w, 2) + 0.0:.2f}' for w in weights.tolist())}; "
+        text += f"their squares add up to {weights.square().sum():.2f}\nlength {length:.2f} √D"
         return {"z": z, "weights": weights, "image": image}, text
 
     labels = {"phi": "φ (degrees)", "phi_prime": "φ′ (degrees)"}
     controls = {name: slider(label, 45, 0, 360, 5) for name, label in labels.items()}
-    return Explorer(controls, figure, [panel, *titles], update)
+    alt = "The decoded image, and beside it the four images with the weights of their latents."
+    return Explorer(controls, figure, [panel, *titles], update, alt)
 
 
 def explore_scales(flow: Flow, image, other=None) -> Explorer:
@@ -155,7 +161,7 @@ def explore_scales(flow: Flow, image, other=None) -> Explorer:
     if scales is None:
         raise ValueError("explore_scales needs a flow with a MultiScale layer")
     parts = scales.split_latent(flow.encode(images))
-    figure, axes = axes_row(760, 285, 3, top=0.9, **MARGINS)
+    figure, axes = axes_row(640, 340, "0112", top=0.92, **MARGINS)
     panel = _panels(flow, axes, images[[0, 0, -1]], ["image", "decoded", "the other"])[1]
     axes[2].set_visible(other is not None)
 
@@ -172,17 +178,17 @@ def explore_scales(flow: Flow, image, other=None) -> Explorer:
         text = f"change of the pixels: {change:.1f} of {white} grey levels (root mean square)"
         return {"z": z[0], "image": decoded[0]}, text
 
-    options = ["keep", "draw anew", "of the other"][: 1 + len(images)]
+    options = ("keep", "draw anew", "of the other")[: 1 + len(images)]
     controls = {}
     for k, part in enumerate(parts, start=1):
         end = ", finest" if k == 1 else ", coarsest" if k == len(parts) else ""
         share = f"{part[0].numel() / flow.shape.numel():.1%} of the latents"
-        look = {"description": f"scale {k}{end}", "tooltip": share, **LOOK}
-        source = ipywidgets.Dropdown(options=options, value=options[k == 1], **look)
-        controls[f"source {k}"] = source
-        controls[f"temperature {k}"] = slider(f"temperature {k}", 1.0, 0, 1.5, 0.05)
-    controls["seed"] = slider("seed", 0, 0, 50, 1)
-    return Explorer(controls, figure, [panel], update)
+        label = f"scale {k}{end}: {share}"
+        controls[f"source {k}"] = Control(label, options[k == 1], options=options)
+        controls[f"temperature {k}"] = slider(f"scale {k} temperature", 1.0, 0, 1.5, 0.05)
+    controls["seed"] = slider("seed of what is drawn", 0, 0, 50, 1)
+    alt = "The image, what the chosen latents decode to, and the other image if there is one."
+    return Explorer(controls, figure, [panel], update, alt)
 
 
 def _panels(flow, axes, images, titles):

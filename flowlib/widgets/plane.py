@@ -2,7 +2,6 @@
 
 import math
 
-import ipywidgets
 import torch
 
 from .. import plotting
@@ -19,7 +18,7 @@ def explore_layers(flow: Flow, x, box=None) -> Explorer:
     """From data x (n, 2) to latent, coloured by where they began, on a mesh that warps along;
     between two layers they move straight, as if the affine step were done in part.
 
-    controls   layer: 0 (data) ... number of layers (latent), any fraction; play
+    controls   layer: 0 (data) ... number of layers (latent), any fraction
     state      layer, points (n, 2), mesh (22, 200, 2)
 
     >>> explore_layers(flow, x).controls["layer"].value = 2.5  # doctest: +SKIP
@@ -49,15 +48,13 @@ def explore_layers(flow: Flow, x, box=None) -> Explorer:
         plotting.frame(ax, window.tolist())
         where = f"layer {k + 1} of {len(names)}, {names[k]}, {layer - k:.0%} done"
         std, mean = (m.round(decimals=2) + 0.0 for m in torch.std_mean(points, 0))  # no -0.00
-        text = f"{where if layer else 'the data'}<br>points: mean ({mean[0]:.2f}, {mean[1]:.2f}), "
+        text = f"{where if layer else 'the data'}\npoints: mean ({mean[0]:.2f}, {mean[1]:.2f}), "
         text += f"standard deviation ({std[0]:.2f}, {std[1]:.2f})"
         return {"layer": layer, "points": points, "mesh": mesh}, text
 
-    layer = slider("layers done", 0.0, 0, len(names), 0.1)
-    play = ipywidgets.Play(min=0, max=10 * len(names), step=2, interval=100)  # in tenths of a layer
-    there_and_back = (lambda layers: round(10 * layers)), (lambda tenths: tenths / 10)
-    ipywidgets.link((layer, "value"), (play, "value"), transform=there_and_back)
-    return Explorer({"layer": layer, "play": play}, figure, [curves, dots], update)
+    alt = f"{len(states[0]):,} points, coloured by where they began, on a mesh that warps along."
+    layer = slider("layers done", 0.0, 0, len(names), 0.1, play=0.2)
+    return Explorer({"layer": layer}, figure, [curves, dots], update, alt)
 
 
 def explore_latent(flow: Flow, box=None, radius: float = 0.3) -> Explorer:
@@ -72,24 +69,29 @@ def explore_latent(flow: Flow, box=None, radius: float = 0.3) -> Explorer:
     """
     require_flow("explore_latent", flow, images=False)
     latents = flow.draw_latents(0)  # for their dtype and device
-    box = _box_around(flow.sample(2_000, seed=0)) if box is None else box
+    box = plotting.square(_box_around(flow.sample(2_000, seed=0)) if box is None else box)
+    width = box[0][1] - box[0][0]
     angle = torch.linspace(0, 2 * math.pi, 100).to(latents)
     circle = torch.stack([angle.cos(), angle.sin()], 1)
 
-    margins = {"left": 0.05, "right": 0.99, "bottom": 0.08, "top": 0.92, "wspace": 0.14}
-    figure, (left, right) = axes_row(760, 390, 2, **margins)
+    margins = {"left": 0.05, "right": 0.99, "bottom": 0.09, "top": 0.88, "wspace": 0.16}
+    figure, (left, right, close) = axes_row(760, 290, 3, **margins)
     for r in (1, 2, 3):
         left.plot(*to_numpy(r * circle).T, color="0.7", linewidth=0.8)
     plotting.frame(left, LATENT_BOX)
-    plotting.density(right, flow.log_prob, plotting.square(box), resolution=120)
-    left.set_title("latent  z;  circles of radius 1, 2, 3")
-    right.set_title("its point  x = f⁻¹(z)")
+    plotting.density(right, flow.log_prob, box, resolution=120)
+    left.set_title("latent z; radii 1, 2, 3")
+    right.set_title("its point x = f⁻¹(z)")
+    close.set(xticks=[], yticks=[], facecolor="0.2")
     (around,) = left.plot([], [], color=ORANGE)
     (dot,) = left.plot([], [], "o", color=ORANGE, markersize=4)
-    (true,) = right.plot([], [], color="white", linewidth=1, label="the circle under f⁻¹")
-    (outline,) = right.plot([], [], color=ORANGE, label="under its Jacobian")
-    (image,) = right.plot([], [], "o", color=ORANGE, markersize=4)
-    right.legend(handles=[true, outline], loc="lower left", labelcolor="white", fontsize=9)
+    curves, outlines, dots = [], [], []
+    for ax in (right, close):
+        curves += ax.plot([], [], color="white", linewidth=1, label="circle under f⁻¹")
+        outlines += ax.plot([], [], color=ORANGE, label="under its Jacobian")
+        dots += ax.plot([], [], "o", color=ORANGE, markersize=4)
+    close.legend(handles=[curves[1], outlines[1]], loc="lower left", labelcolor="white", fontsize=9)
+    moving, zoom = [around, dot, *curves, *outlines, *dots], close.set_title("")
 
     def update(z1, z2):
         z = latents.new_tensor([z1, z2])
@@ -97,18 +99,25 @@ def explore_latent(flow: Flow, box=None, radius: float = 0.3) -> Explorer:
         jacobian = torch.autograd.functional.jacobian(lambda z: flow.inverse(z[None])[0][0], z)
         ring = z + radius * circle
         ellipse, curve = x + radius * circle @ jacobian.T, flow.inverse(ring)[0]
-        shown = {dot: z[None], around: ring, image: x[None], outline: ellipse, true: curve}
+        half = min(1.1 * (torch.cat([ellipse, curve]) - x).abs().max().item(), width / 2)
+        plotting.frame(close, [(c - half, c + half) for c in x.tolist()])
+        zoom.set_text(f"magnified {width / (2 * half):.1f} times")
+        shown = {dot: z[None], around: ring}
+        shown |= dict.fromkeys(curves, curve) | dict.fromkeys(outlines, ellipse)
+        shown |= dict.fromkeys(dots, x[None])
         for artist, points in shown.items():
             artist.set_data(*to_numpy(points).T)
         text = (
             f"x = ({x[0]:.2f}, {x[1]:.2f}), log |det dx/dz| = {log_det:.2f} nats: areas become "
-            f"{log_det.exp():.3g} times as large<br>log p(x) = {flow.log_prob(x[None])[0]:.2f} nats"
+            f"{log_det.exp():.3g} times as large\nlog p(x) = {flow.log_prob(x[None])[0]:.2f} nats"
         )
         state = {"z": z, "x": x, "jacobian": jacobian, "log_det": log_det.item()}
         return {**state, "ellipse": ellipse, "curve": curve}, text
 
     controls = {f"z{i}": slider(f"z{'₀₁₂'[i]} (std. dev.)", 0.0, -3, 3, 0.1) for i in (1, 2)}
-    return Explorer(controls, figure, [around, dot, true, outline, image], update)
+    alt = "A latent in a small circle; its point on the density; close up, the circle's image: an "
+    alt += "ellipse under the Jacobian, a curve under the flow."
+    return Explorer(controls, figure, [*moving, zoom], update, alt)
 
 
 def explore_training(history, box=None, n: int = 500, seed: int = 0) -> Explorer:
@@ -132,7 +141,7 @@ def explore_training(history, box=None, n: int = 500, seed: int = 0) -> Explorer
     densities = [plotting.evaluate_on_grid(flow.log_prob, box, 80)[0] for flow in flows]
 
     margins = {"left": 0.05, "right": 0.98, "bottom": 0.17, "top": 0.89, "wspace": 0.24}
-    figure, (left, middle, right) = axes_row(780, 300, 3, **margins)
+    figure, (left, middle, right) = axes_row(760, 290, 3, **margins)
     heat = plotting.density(left, flows[-1].log_prob, box, 80)
     dots = plotting.points(middle, samples[-1], box, ORANGE)
     plotting.loss_curve(right, history)
@@ -158,7 +167,8 @@ def explore_training(history, box=None, n: int = 500, seed: int = 0) -> Explorer
 
     last = len(snapshots) - 1
     controls = {"snapshot": slider("snapshot", last, 0, last, 1)}
-    return Explorer(controls, figure, [heat, dots, marker], update)
+    alt = f"The density of the flow, {n} samples of it, and the loss, with a mark at the snapshot."
+    return Explorer(controls, figure, [heat, dots, marker], update, alt)
 
 
 def _box_around(x, margin=0.15):

@@ -18,8 +18,8 @@ HOW = (
     "type: pip install '.[browser]' && sudo apt install chromium   (or, for the second: "
     "playwright install chromium)"
 )
-SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+SETTINGS = json.loads((ROOT / ".jupyterlab.json").read_text())  # as `make lab` has it
+SETTINGS |= {
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},
 }
@@ -120,16 +120,25 @@ class Lab:
         )
         page.on("pageerror", lambda error: self.console.append(str(error)))
 
-    def run(self, name):
-        """Open a notebook and run all of its cells; a cell that raises fails the test."""
-        self.page.goto(f"{self.url}/lab/tree/{name}?token={self.token}&reset")
+    def open(self, name, app="lab/tree"):
+        """Open a notebook, without a dialog, and wait for its kernel."""
+        self.page.goto(f"{self.url}/{app}/{name}?token={self.token}&reset")
         self.page.wait_for_function(IDLE, timeout=90_000)
         self.page.evaluate(WATCH)
+
+    def run(self, name):
+        """Open a notebook and run all of its cells; a cell that raises fails the test."""
+        self.open(name)
         done = self.page.evaluate(
             "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
         )
         assert self.errors() == []
         assert done
+
+    def close(self):
+        """Shut the kernel down, so that there is one at a time, and close the page."""
+        self.page.evaluate(f"() => {NOTEBOOK}?.sessionContext.shutdown()")
+        self.page.context.close()
 
     def errors(self):
         """Errors in cells, in callbacks of controls (which no page shows), and of JavaScript."""
@@ -141,11 +150,21 @@ class Lab:
         return self.page.evaluate(EVALUATE, expression)
 
 
+def open_browser(server, browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    return Lab(context.new_page(), *server[:2])
+
+
 @pytest.fixture
 def lab(server, browser):
-    url, token, _ = server
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    lab = Lab(context.new_page(), url, token)
+    lab = open_browser(server, browser)
     yield lab
-    lab.page.evaluate(f"() => {NOTEBOOK}?.sessionContext.shutdown()")  # one kernel at a time
-    context.close()
+    lab.close()
+
+
+@pytest.fixture(scope="module")
+def shared_lab(server, browser):
+    """One page for all the tests of a file."""
+    lab = open_browser(server, browser)
+    yield lab
+    lab.close()
