@@ -1,9 +1,8 @@
 """What all explorers are: controls, a line of numbers, and a picture that follows them."""
 
 import base64
+import io
 import re
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from traitlets import Any, Bytes, Dict, HasTraits, Int, List, Unicode, observe, validate
 
 from ..flow import Flow
@@ -148,15 +148,9 @@ class Explorer(anywidget.AnyWidget):
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG of pixels (H, W, 4), without alpha: unfiltered, twice as fast as PIL writes it."""
-    height, width, _ = pixels.shape
-    rows = np.pad(pixels[..., :3].reshape(height, -1), ((0, 0), (1, 0)))  # 0: no filter
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    written = b"\x89PNG\r\n\x1a\n"
-    for kind, data in [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        written += struct.pack(">I", len(data)) + kind + data + check
-    return written
+    """A PNG of pixels (H, W, 4), without alpha."""
+    Image.fromarray(pixels[..., :3]).save(file := io.BytesIO(), "png", compress_level=1)
+    return file.getvalue()
 
 
 def axes_row(width: int, height: int, columns, **margins):
