@@ -212,9 +212,14 @@ def made(card):
     """The last columns of both tables."""
     r = card["results"]
     sittings = f" in {r['sittings']} sittings" if "sittings" in r else ""
-    sittings += f" after those of `{r['start']}`" if "start" in r else ""
+    sittings += after(r)
     seed, hardware, date = card["seed"], card["hardware"], card["date"]
     return f"{r['steps']:,}{sittings} | {r['seconds']:,.0f} s | {seed} | {hardware} | {date} |"
+
+
+def after(results):
+    """Whose weights training started from, where it did not start from nothing."""
+    return f", after those of `{results['start']}`" if "start" in results else ""
 
 
 def tighter(results):
@@ -275,7 +280,7 @@ def summary():
     ]
     for name, card in cards().items():
         r = card["results"]
-        training = f"{r['seconds']:,.0f} s, {card['hardware']} |"
+        training = f"{r['seconds']:,.0f} s, {card['hardware']}{after(r)} |"
         start = f"| `{name}` | {r['data']} |"
         if "kl_nats" in r:
             plane.append(f"{start} {r['parameters']:,} | {gap(r)} | {training}")
