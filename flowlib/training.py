@@ -287,10 +287,7 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
         pace = (step - first_step or 1) / max(now - paced, 1e-6)
         return max(1, step + math.ceil(pace * max(0.0, began + settings.seconds - now)))
 
-    generators = [torch.default_generator]
-    if gpu:
-        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
-    show = progress and world.is_main_process
+    may_draw, show = _may_draw(flow), progress and world.is_main_process
     watched = functools.partial(tqdm, leave=False, delay=1, disable=not show)
     bar = tqdm(total=settings.steps, initial=first_step, disable=not show, unit="step", leave=False)
     saved_at = paced = time.perf_counter()  # paced: since when steps go at their pace
@@ -357,8 +354,8 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
             if settings.ema:
                 pull.fill_(1 - min(settings.ema, (1 + step) / (10 + step)))
             batch = share(batches(step))
-            for rng in generators:  # of dropout, and of layers of the user's own
-                rng.manual_seed((settings.seed + step) % 2**63)
+            if may_draw:
+                torch.manual_seed((settings.seed + step) % 2**63)
             if gpu and step == first_step and world.num_processes == 1:
                 state = functools.partial(_tensors, stored, optimizer)
                 update = graphs.captured(update, flow, batch, state)
@@ -488,6 +485,14 @@ def _groups(flow, weight_decay):
     if weight_decay and not decays:
         raise ValueError("weight_decay applies to weight-normed layers, and this flow has none")
     return [{"params": others, "weight_decay": 0.0}, {"params": decays}][: 1 + bool(decays)]
+
+
+def _may_draw(flow):
+    """Whether there are layers that draw from the global generators: dropout, or a user's own."""
+    ours = ("torch.nn", "flowlib.")
+    dropout = torch.nn.modules.dropout._DropoutNd
+    modules = list(flow.modules())
+    return any(isinstance(m, dropout) or not type(m).__module__.startswith(ours) for m in modules)
 
 
 def _compute_in_bfloat16(flow, on):
