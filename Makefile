@@ -91,7 +91,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 # The explorers' pictures for the site, drawn again when a notebook or flowlib changes.
-build/twins.json: site/twins.py site/slices.py $(wildcard notebooks/[0-9]*.ipynb flowlib/*.py flowlib/*/*.py) | $(STAMP)
+build/twins.json: site/twins.py site/slices.py $(wildcard notebooks/[0-9]*.ipynb notebooks/checkers/*.py flowlib/*.py flowlib/*/*.py) | $(STAMP)
 	$(BIN)/python site/twins.py
 
 # The lower bounds of pyproject.toml as exact versions, and an environment of them (Python 3.10 to 3.12).
