@@ -131,6 +131,7 @@ def realnvp_image(
     bits: int = 8,
     classes: int = 0,
     context_features: int = 0,
+    context_networks: bool = True,
     context_base: bool = True,
 ) -> Flow:
     """Real NVP for images, as in the paper's section 3.6 and the authors' code.
@@ -140,27 +141,30 @@ def realnvp_image(
     factored out. The last: four checkerboard couplings. `width` features per convolution; with
     `doubling` twice as many from the channel couplings on, and again at each scale;
     `dequant_couplings` that shape the noise of the dequantisation. With `classes` a density
-    p(x | label), with `context_features` p(x | vector), see `Flow`; the context enters every
-    network, and with `context_base` also as a learned mean and scale of all latents.
+    p(x | label), with `context_features` p(x | vector), see `Flow`; the context enters all
+    networks (`context_networks`), and as a learned mean and scale of all latents (`context_base`).
     >>> flow = realnvp_image((1, 8, 8), scales=2, width=4, blocks=1, classes=10).eval()
     >>> flow.sample(3, context=7).shape
     torch.Size([3, 1, 8, 8])
     """
     C, H, W = shape
     context = classes or context_features
+    seen = context if context_networks else 0
+    if context and not (context_networks or context_base):
+        raise ValueError("a context needs context_networks, context_base or both")
     boards = lambda n: [checkerboard(H, W, i % 2 == 1) for i in range(n)]  # noqa: E731
     noise = [_image_coupling(C, mask, width // 2, 2, C) for mask in boards(dequant_couplings)]
     shaped = Chain(Logit(0.0), *noise, Inverse(Logit(0.0)))
     dequantize = VariationalDequantize(shaped, bits) if noise else Dequantize(bits)
     levels = []
     for _ in range(integer("scales", scales, at_least=1) - 1):
-        layers = _couplings(C, boards(3), width, blocks, batch_norm, context)
+        layers = _couplings(C, boards(3), width, blocks, batch_norm, seen)
         width *= 2 if doubling else 1
         masks = [channels(4 * C, i % 2 == 1) for i in range(3)]
-        layers += [Squeeze(), *_couplings(4 * C, masks, width, blocks, batch_norm, context)]
+        layers += [Squeeze(), *_couplings(4 * C, masks, width, blocks, batch_norm, seen)]
         levels.append(Chain(*layers, Inverse(Squeeze()), Squeeze("checkerboard")))
         C, H, W = 2 * C, H // 2, W // 2
-    levels.append(Chain(*_couplings(C, boards(4), width, blocks, batch_norm, context)))
+    levels.append(Chain(*_couplings(C, boards(4), width, blocks, batch_norm, seen)))
     layers = [dequantize, Logit(), MultiScale(shape, *levels)]
     if context and context_base:
         nothing_passes = torch.zeros(D := math.prod(shape), dtype=torch.bool)

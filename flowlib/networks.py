@@ -86,7 +86,7 @@ class ConvResNet(nn.Module):
     ):
         super().__init__()
         colours = in_channels - checkerboard
-        self.checkerboard = checkerboard
+        self.checkerboard, self.context_channels = checkerboard, context_channels
         self.normalise = nn.BatchNorm2d(colours, affine=False)
         self.conv_in = WeightNormConv2d(2 * colours + checkerboard + context_channels, width, 3)
         half = lambda: _norm_relu_conv(width, width, 3)  # noqa: E731
@@ -103,7 +103,8 @@ class ConvResNet(nn.Module):
         films = [None] * len(self.skips)
         if self.film is not None:
             film = self.film(x[:, :0].flatten(1), context)[:, :, None, None]
-            films, context = film.chunk(len(self.skips), dim=1), None
+            films = film.chunk(len(self.skips), dim=1)
+        context = context if self.context_channels else None  # seen beside x
         enter = self.normalise, self.conv_in, self.skips[0]
         x, total = self.enter(*enter, x, context, self.checkerboard)
         for block, skip, film in zip(self.blocks, self.skips[1:], films):

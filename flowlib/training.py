@@ -27,7 +27,7 @@ from .checkpoints import Run, require_builder
 from .common import generator, integer
 from .coupling import Coupling
 from .flow import Flow
-from .losses import bits_per_dim, nll
+from .losses import bits_per_dim, label_nll, nll
 from .networks import ConvResNet
 from .norms import initialising
 
@@ -38,7 +38,8 @@ SAVE_EVERY = 60  # seconds between two saved states within an epoch
 LOOKING = 0.1  # the share of a run by time that may go into evaluations
 SMALL = 50_000_000  # rows times weights of a step for which a second thread gains nothing
 SETTINGS = ["steps", "seconds", "batch_size", "lr", "betas", "schedule", "clip", "ema", "flip"]
-SETTINGS += ["weight_decay", "validation", "evaluations", "keep_best", "precision", "seed"]
+SETTINGS += ["weight_decay", "label_weight", "validation", "evaluations", "keep_best", "precision"]
+SETTINGS += ["seed"]
 
 
 class Snapshot(NamedTuple):
@@ -104,6 +105,7 @@ def fit(
     clip: float | None = 100.0,
     ema: float | None = None,
     weight_decay: float = 0.0,
+    label_weight: float = 0.0,
     flip: bool = False,
     validation: int = 0,
     evaluations: int | None = None,
@@ -130,6 +132,7 @@ def fit(
     clip        largest norm of the gradient of all weights together, in nats
     ema         decay of an average of the weights, 0.999 say, less in the first steps: the result
     weight_decay  L2 penalty on the magnitudes of weight-normed layers (Real NVP: 5e-5)
+    label_weight  weight of -log p(label | x) beside -log p(x | label): `losses.label_nll`
     flip        mirror half of the images, chosen anew at every step
     validation  rows held out from the end of the data; their loss is reported after every epoch,
                 and with `keep_best` the flow ends with the weights for which it was lowest
@@ -164,6 +167,7 @@ def fit(
     batch_size = integer("batch_size", batch_size, at_least=1)
     evaluations = evaluations and integer("evaluations", evaluations, at_least=1)
     lr, weight_decay, betas = float(lr), float(weight_decay), tuple(map(float, betas))
+    label_weight = float(label_weight)
     clip, ema, seconds = (v if v is None else float(v) for v in (clip, ema, seconds))
     flip, keep_best = bool(flip), bool(keep_best)
     weights = [p for p in flow.parameters() if p.requires_grad and not p.is_inference()]
@@ -172,6 +176,7 @@ def fit(
     for holds, complaint in [
         (schedule in SCHEDULES, f"schedule must be cosine or constant, got {schedule!r}"),
         (precision in PRECISIONS, f"precision must be {', '.join(PRECISIONS)}, got {precision!r}"),
+        (0 <= label_weight < math.inf, f"label_weight must not be negative, got {label_weight}"),
         (0 < lr < math.inf, f"lr must be positive and finite, got {lr}"),
         (clip is None or clip > 0, f"clip must be positive or None, got {clip}"),
         (ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, or be None, got {ema}"),
@@ -233,7 +238,10 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
     guard = _DivergenceGuard(flow, lr)
     guard.check(history)
     with torch.no_grad(), _true_float32(), initialising(flow):
-        flow.eval()(*batches(0))
+        x, context, noise = batches(0)
+        z, log_det = flow.eval()(x, context, noise)
+        if settings.label_weight:  # refuses flows that it is not for
+            label_nll(flow, z, log_det, context)
     model = flow
     if world.num_processes > 1:
         model = torch.nn.parallel.DistributedDataParallel(flow, [world.device] if gpu else None)
@@ -253,9 +261,12 @@ def _train(flow, batches, settings, folder, world, snapshots, home, progress):
 
     def update(x, context, noise):
         """One step on one batch: tensors in, the loss out, and nothing that waits for a GPU."""
-        loss = nll(*model(x, context, noise))
+        z, log_det = model(x, context, noise)
+        loss = total = nll(z, log_det)
+        if settings.label_weight:
+            total = loss + settings.label_weight * label_nll(flow, z, log_det, context)
         optimizer.zero_grad()
-        loss.backward()
+        total.backward()
         if settings.clip:
             torch.nn.utils.clip_grad_norm_(weights, settings.clip)
         optimizer.step()
