@@ -92,7 +92,7 @@ def under_all_labels(flow: Flow, z: Tensor, log_det: Tensor, context: Tensor) ->
     if not flow.classes or any(getattr(m, "context_features", 0) for m in early):
         raise ValueError("this takes a flow with classes of which the last layer alone knows")
     w, back = layers[-1].inverse(z, context)
-    labels = torch.eye(flow.classes).to(w).repeat(len(w), 1)
+    labels = torch.eye(flow.classes, dtype=w.dtype, device=w.device).repeat(len(w), 1)
     z, step = layers[-1](w.repeat_interleave(flow.classes, 0), labels)
     log_prob = standard_normal_log_prob(z) + step
     return log_prob.view(len(w), -1) + (log_det + back)[:, None]

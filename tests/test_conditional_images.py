@@ -21,6 +21,7 @@ LABELS = torch.arange(60) % 3
 FLOWS = {
     "labels": {"classes": 3},
     "labels, networks alone": {"classes": 3, "context_base": False},
+    "labels, base alone": {"classes": 3, "context_networks": False},
     "vectors": {"context_features": 2},
     "labels, learned noise": {"classes": 3, "dequant_couplings": 2},
 }
@@ -291,6 +292,64 @@ def test_a_short_training_tells_digits_apart_by_bayes_rule():
     log_p = torch.stack(under, dim=1)
     right = (log_p.argmax(1) == examples.test_labels).double().mean()
     assert right > 0.6
+
+
+# Asking for the label
+
+
+def mixture():
+    return small_flow("labels, base alone").eval()
+
+
+def test_one_pass_gives_the_density_under_every_label():
+    flow, x, noise = randomise(mixture()), integers(), torch.rand(6, *SHAPE)
+    expected = torch.stack(
+        [-losses.nll(*flow(x[i : i + 1], y, noise[i : i + 1])) for i in range(6) for y in range(3)]
+    )
+    for given in range(3):
+        one_hot = flow.check_context(given, 6)
+        found = losses.under_all_labels(flow, *flow(x, given, noise), one_hot)
+        assert_close(found.flatten(), expected, 1e-4)
+
+
+def test_label_nll_is_what_bayes_rule_leaves_of_the_right_label():
+    flow, x = randomise(mixture().double()), integers()
+    y = flow.check_context(context_of(flow), 6)
+    z, log_det = flow(x, y, torch.rand(6, *SHAPE, dtype=torch.float64))
+    under = losses.under_all_labels(flow, z, log_det, y)
+    expected = under.logsumexp(1) - under[range(6), context_of(flow)]
+    assert_close(losses.label_nll(flow, z, log_det, y), expected.mean(), 1e-9)
+
+
+@pytest.mark.parametrize("flow", [small_flow(), small_flow(classes=0)], ids=["networks", "none"])
+def test_a_flow_whose_labels_enter_elsewhere_is_refused(flow):
+    with pytest.raises(ValueError, match="of which the last layer alone knows"):
+        context = LABELS if flow.classes else None
+        quick_fit(flow, integers(60), context=context, label_weight=1.0)
+
+
+def test_asking_for_the_label_brings_it_and_is_not_counted_as_loss():
+    found = {}
+    for weight in (0.0, 10.0):
+        flow = small_flow("labels, base alone", scales=1)
+        settings = {"steps": 60, "batch_size": 30, "lr": 1e-2, "label_weight": weight}
+        history = quick_fit(flow, integers(60), context=LABELS, **settings)
+        y = flow.check_context(LABELS, 60)
+        with torch.no_grad():
+            found[weight] = history.loss[0], losses.label_nll(flow, *flow(integers(60), y), y)
+    assert found[0.0][0] == found[10.0][0]
+    assert found[10.0][1] < 0.5 * found[0.0][1]
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_weight_of_the_label_that_makes_no_sense_is_refused(weight):
+    with pytest.raises(ValueError, match="label_weight must be finite and not negative, got"):
+        quick_fit(mixture(), integers(60), context=LABELS, label_weight=weight)
+
+
+def test_a_context_that_enters_nowhere_is_refused():
+    with pytest.raises(ValueError, match="needs context_networks, context_base or both"):
+        small_flow(context_networks=False, context_base=False)
 
 
 # Evaluation

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from flowlib import models
 from flowlib.bijections import Bijection, Squeeze
-from flowlib.losses import nll
+from flowlib.losses import label_nll, nll
 from flowlib.norms import initialising
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "item", "is_nonzero", "equal", "unique")

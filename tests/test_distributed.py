@@ -12,7 +12,10 @@ import torch
 from accelerate.state import AcceleratorState
 from helpers import assert_close
 
-from flowlib import checkpoints, data, models, training
+from flowlib import Flow, checkpoints, data, models, training
+from flowlib.bijections import Chain
+from flowlib.coupling import AffineCoupling
+from flowlib.networks import MLP
 
 IMAGES = torch.randint(
     0, 256, (131, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -37,6 +40,13 @@ def started(**arguments):
     return flow
 
 
+def mixture_of_two():
+    passes = torch.tensor([True, False])
+    coupling = AffineCoupling(passes, MLP(1, 2, (16,)))
+    base = AffineCoupling(torch.zeros(2, dtype=torch.bool), MLP(0, 4, (), 2))
+    return Flow(Chain(coupling, base), (2,), classes=2)
+
+
 CASES = {
     "a density": (started, data.TwoMoons(), {"steps": 30, "batch_size": 64}),
     "a tensor with context": (
@@ -48,6 +58,11 @@ CASES = {
         lambda: models.realnvp_mlp((1, 4, 4), depth=2, hidden=(16,)),
         IMAGES,
         IMAGE_SETTINGS,
+    ),
+    "labels asked for": (
+        mixture_of_two,
+        POINTS,
+        {"steps": 30, "batch_size": 60, "context": (CONTEXT[:, 0] > 0).long(), "label_weight": 3.0},
     ),
 }
 
