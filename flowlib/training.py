@@ -176,10 +176,7 @@ def fit(
     for holds, complaint in [
         (schedule in SCHEDULES, f"schedule must be cosine or constant, got {schedule!r}"),
         (precision in PRECISIONS, f"precision must be {', '.join(PRECISIONS)}, got {precision!r}"),
-        (
-            0 <= label_weight < math.inf,
-            f"label_weight must be finite and not negative, got {label_weight}",
-        ),
+        (0 <= label_weight < math.inf, f"label_weight must be 0 or more, got {label_weight}"),
         (0 < lr < math.inf, f"lr must be positive and finite, got {lr}"),
         (clip is None or clip > 0, f"clip must be positive or None, got {clip}"),
         (ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, or be None, got {ema}"),

@@ -28,6 +28,9 @@ BUILDERS = {
         (1, 4, 4), depth=2, hidden=(4,), mask="random", norm="batchnorm", separate=False, bits=5
     ),
     "realnvp_image": lambda: models.realnvp_image((1, 4, 4), scales=2, width=4, blocks=1),
+    "labels in the base": lambda: models.realnvp_image(
+        (1, 4, 4), scales=1, width=4, blocks=1, classes=3, context_networks=False
+    ),
     "learned noise": lambda: models.realnvp_image(
         (3, 4, 4), scales=1, width=4, blocks=1, doubling=False, dequant_couplings=1
     ),
@@ -120,7 +123,10 @@ def test_a_step_of_adam_never_waits_for_the_device(name):
     flow = initialised(BUILDERS[name]()).to("meta").train()
     optimizer, given = torch.optim.Adam(flow.parameters(), foreach=True), batch(flow, device="meta")
     with NeverWaiting():
-        loss = nll(*flow(*given))
+        z, log_det = flow(*given)
+        loss = nll(z, log_det)
+        if name == "labels in the base":
+            loss = loss + label_nll(flow, z, log_det, torch.zeros(4, 3, device="meta"))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
