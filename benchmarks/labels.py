@@ -3,7 +3,7 @@
 python benchmarks/labels.py [FLOW] [--images 10000] [--draws 1]
 
 FLOW is a shipped flow's name or a file. The draws of the noise are the same under all labels, and
-are averaged as probabilities. Stored in results/labels.npz (or $OUT/labels.npz), with what made it.
+are averaged as probabilities. Stored in results/labels_FLOW.npz (or in $OUT), with what made it.
 """
 
 import argparse
@@ -17,24 +17,33 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from flowlib import checkpoints, data
+from flowlib import checkpoints, data, losses
 from flowlib.flow import standard_normal_log_prob
 
-OUT = Path(os.environ.get("OUT") or Path(__file__).with_name("results")) / "labels.npz"
+OUT = Path(os.environ.get("OUT") or Path(__file__).with_name("results"))
 BATCH = 20  # images, each under all labels
+
+
+def one_draw(flow, x, noise):
+    """log p(x, noise | y) of every label; in one pass where the base alone sees the label."""
+    if not flow.built_by["arguments"].get("context_networks", True):
+        first = flow.check_context(0, len(x))
+        return losses.under_all_labels(flow, *flow(x, first, noise), first)
+    labels = torch.arange(flow.classes).repeat(len(x))
+    rows, noise = (part.repeat_interleave(flow.classes, 0) for part in (x, noise))
+    z, log_det = flow(rows, labels, noise)
+    return (standard_normal_log_prob(z) + log_det).view(len(x), -1)
 
 
 @torch.no_grad()
 def under_all_labels(flow, images, draws):
     """log p(x | y) in nats: uint8 (N, C, H, W) -> (N, classes)."""
-    device, labels, found = next(flow.parameters()).device, torch.arange(flow.classes), []
+    device, found = next(flow.parameters()).device, []
     for i, x in enumerate(tqdm(images.split(BATCH), mininterval=10)):
-        rows, y = x.to(device).repeat_interleave(flow.classes, 0), labels.repeat(len(x))
-        each = []
+        x, each = x.to(device), []
         for seed in range(i * draws, (i + 1) * draws):
             noise = flow.draw_noise(len(x), torch.Generator().manual_seed(seed))
-            z, log_det = flow(rows, y, noise.repeat_interleave(flow.classes, 0))
-            each.append((standard_normal_log_prob(z) + log_det).view(len(x), -1))
+            each.append(one_draw(flow, x, noise))
         found.append((torch.stack(each).logsumexp(0) - math.log(draws)).cpu())
     return torch.cat(found)
 
@@ -52,7 +61,8 @@ def main():
     seconds = time.perf_counter() - start
     made = {"draws": asked.draws, "batch": BATCH, "seconds": round(seconds, 1)}
     made |= {"hardware": checkpoints.hardware(), "date": str(datetime.date.today())}
-    np.savez_compressed(OUT, log_prob=table.numpy(), **made)
+    path = OUT / f"labels_{Path(asked.flow).stem}.npz"
+    np.savez_compressed(path, log_prob=table.numpy(), **made)
     right = (table.argmax(1) == digits.test_labels).double().mean().item()
     print(f"{asked.flow}: {right:.2%} of {len(table)} right, {seconds:.0f} s")
 
