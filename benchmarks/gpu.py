@@ -55,6 +55,7 @@ FACES = {"shape": (3, 64, 64), "scales": 5, "width": 48, "blocks": 2, **FLAT}
 FACES_32 = {"shape": (3, 32, 32), "scales": 4, "width": 48, "blocks": 2, **FLAT}
 SHARED = {"batch_size": 64, "clip": 500.0, "ema": 0.999, "evaluations": 8, "keep_best": True}
 ON_DIGITS = {**SHARED, "lr": 4e-3, "validation": 5_000}
+ASKED = {**ON_DIGITS, "keep_best": False, "context": "labels", "label_weight": 50.0}
 ON_FACES = {**SHARED, "lr": 3e-3, "validation": 1_000, "flip": True}
 ON_CIFAR10 = {
     **{"batch_size": 256, "clip": 500.0, "ema": 0.999, "evaluations": 5, "keep_best": True},
@@ -64,6 +65,7 @@ TRAININGS = {  # image set, size and bits; model; training
     "cifar10": ("cifar10", None, 8, CIFAR10, ON_CIFAR10),
     "mnist_variational": ("mnist", None, 8, DIGITS, ON_DIGITS),
     "mnist_conditional": ("mnist", None, 8, LABELLED, {**ON_DIGITS, "context": "labels"}),
+    "mnist_reader": ("mnist", None, 8, {**LABELLED, "context_networks": False}, ASKED),
     "celeba": ("celeba", 64, 8, FACES, ON_FACES),
     "celeba_32": ("celeba", 32, 8, FACES_32, ON_FACES),
     "celeba_32_5bit": ("celeba", 32, 5, {**FACES_32, "bits": 5}, ON_FACES),
