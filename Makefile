@@ -18,7 +18,7 @@ FLOORS := .venv-floors
 QUICK  := FLOWLIB_FAST=1 OMP_NUM_THREADS=1
 PYTEST := -m pytest --ignore=tests/browser
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --ignore-glob='notebooks/*.py'
-TWO    := -n 2 --dist loadfile --durations=10
+TWO    := -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test test-floors browser-test notebooks site site-test train results bench lint clean

@@ -1,6 +1,6 @@
 """Kernels that start at once: forked from one process that imported torch and the like before.
 
-A notebook's own imports take 4 to 6 s of a core, and `make test` starts 24 kernels. Nothing of
+A notebook's own imports take 4 to 6 s of a core, and `make test` starts 28 kernels. Nothing of
 flowlib is imported ahead, and each kernel has its own process, folder and environment, as always.
 """
 
@@ -15,6 +15,7 @@ from jupyter_client.provisioning import local_provisioner
 FOLDER = str(Path(__file__).parent)
 AHEAD = ["torch._dynamo", "accelerate", "safetensors.torch", "tqdm.auto", "matplotlib.pyplot"]
 AHEAD += ["sklearn.model_selection", "ipywidgets", "ipykernel.kernelapp", "IPython.core.completer"]
+AHEAD += ["torchvision.utils", "anywidget"]
 INLINE = "module://matplotlib_inline.backend_inline"
 
 

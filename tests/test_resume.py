@@ -28,9 +28,8 @@ STEPS_PER_EPOCH = 6  # 60 rows to train on, 10 in a batch
 def train_images(run, resume=False, **changes):
     """Everything at once that a resumed run has to remember; returns the flow and the history."""
     torch.manual_seed(changes.get("seed", 0))
-    flow = models.realnvp_mlp(
-        (1, 4, 4), depth=changes.pop("depth", 2), hidden=(8,), norm="batchnorm"
-    )
+    depth = changes.pop("depth", 2)
+    flow = models.realnvp_mlp((1, 4, 4), depth, (8,), separate=False, norm="batchnorm")
     settings = {
         "epochs": 3,
         "batch_size": 10,
@@ -354,7 +353,7 @@ def test_another_density_is_refused(tmp_path):
 
 def test_a_resume_leaves_the_global_generator_alone(tmp_path, monkeypatch):
     cut_off(monkeypatch, tmp_path / "run", torch.optim.Adam, "step", 8)
-    flow = models.realnvp_mlp((1, 4, 4), depth=2, hidden=(8,), norm="batchnorm")
+    flow = models.realnvp_mlp((1, 4, 4), 2, (8,), separate=False, norm="batchnorm")
     torch.manual_seed(5)
     caller = torch.get_rng_state()
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
