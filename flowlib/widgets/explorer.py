@@ -149,7 +149,7 @@ class Explorer(anywidget.AnyWidget):
 
 def png(pixels: np.ndarray) -> bytes:
     """A PNG of pixels (H, W, 4), without alpha. It stores by how much each row differs from the one
-    above, filter 2; a PNG library tries all five filters on every row, which takes twice as long."""
+    above, filter 2; PIL tries all five filters on every row, which takes twice as long."""
     rows = pixels[..., :3].reshape(len(pixels), -1)
     steps = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
     body = zlib.compress(np.pad(steps, [(0, 0), (1, 0)], constant_values=2), level=1)
