@@ -18,7 +18,8 @@ FLOORS := .venv-floors
 QUICK  := FLOWLIB_FAST=1 OMP_NUM_THREADS=1
 PYTEST := -m pytest --ignore=tests/browser
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --ignore-glob='notebooks/*.py'
-TWO    := -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+TWO    := -n 2 --durations=10 --dist
+PLAYWRIGHT = $(BIN)/python -c 'import playwright' 2> /dev/null || $(PIP) --quiet --editable '.[browser]'
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test test-floors browser-test notebooks site site-test train results bench lint clean
@@ -31,14 +32,14 @@ lab: $(STAMP) ## open the series in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 test: $(STAMP) ## unit tests, docstrings' examples, every notebook and solution, on short budgets
-	$(QUICK) $(BIN)/python $(PYTEST) $(TWO) $(NBVAL) --doctest-modules flowlib tests notebooks
+	$(QUICK) $(BIN)/python $(PYTEST) $(TWO) loadfile --no-loadscope-reorder $(NBVAL) --doctest-modules flowlib tests notebooks
 
 test-floors: $(FLOORS)/installed ## unit tests and a notebook with the oldest versions that pyproject.toml allows
-	$(QUICK) $(FLOORS)/venv/bin/python $(PYTEST) $(TWO) $(NBVAL) tests notebooks/02_two_moons.ipynb
+	$(QUICK) $(FLOORS)/venv/bin/python $(PYTEST) $(TWO) loadfile --no-loadscope-reorder $(NBVAL) tests notebooks/02_two_moons.ipynb
 
 browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromium; skipped where there is no Chromium
-	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
-	$(QUICK) $(BIN)/python -m pytest -rs $(TWO) tests/browser
+	-$(PLAYWRIGHT)
+	$(QUICK) $(BIN)/python -m pytest -rs $(TWO) loadgroup tests/browser
 
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)
@@ -51,7 +52,7 @@ site: build/twins.json ## the book as a web site in build/site, from the stored 
 	@echo 'open build/site/index.html'
 
 site-test: $(STAMP) ## every page of build/site in Chromium; skipped where there is no Chromium or no site
-	-$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	-$(PLAYWRIGHT)
 	$(BIN)/python -m pytest -rs tests/browser/test_site.py
 
 train: $(STAMP) ## train a recipe, or go on with it: make train DATASET=mnist_small

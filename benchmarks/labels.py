@@ -3,7 +3,8 @@
 python benchmarks/labels.py [FLOW] [--images 10000] [--draws 1]
 
 FLOW is a shipped flow's name or a file. The draws of the noise are the same under all labels, and
-are averaged as probabilities. Stored in results/labels_FLOW.npz (or in $OUT), with what made it.
+are averaged as probabilities. Stored with the first draw alone, and with what made it,
+in results/labels_FLOW.npz (or in $OUT).
 """
 
 import argparse
@@ -37,15 +38,15 @@ def one_draw(flow, x, noise):
 
 @torch.no_grad()
 def under_all_labels(flow, images, draws):
-    """log p(x | y) in nats: uint8 (N, C, H, W) -> (N, classes)."""
+    """log p(x | y) in nats of every draw: uint8 (N, C, H, W) -> (draws, N, classes)."""
     device, found = next(flow.parameters()).device, []
     for i, x in enumerate(tqdm(images.split(BATCH), mininterval=10)):
         x, each = x.to(device), []
         for seed in range(i * draws, (i + 1) * draws):
             noise = flow.draw_noise(len(x), torch.Generator().manual_seed(seed))
             each.append(one_draw(flow, x, noise))
-        found.append((torch.stack(each).logsumexp(0) - math.log(draws)).cpu())
-    return torch.cat(found)
+        found.append(torch.stack(each).cpu())
+    return torch.cat(found, dim=1)
 
 
 def main():
@@ -57,12 +58,13 @@ def main():
     flow, digits = checkpoints.load(asked.flow), data.load("mnist", limit=asked.images)
     flow.to("cuda" if torch.cuda.is_available() else "cpu")
     start = time.perf_counter()
-    table = under_all_labels(flow, digits.test, asked.draws)
+    each = under_all_labels(flow, digits.test, asked.draws)
+    table = each.logsumexp(0) - math.log(asked.draws)
     seconds = time.perf_counter() - start
     made = {"draws": asked.draws, "batch": BATCH, "seconds": round(seconds, 1)}
     made |= {"hardware": checkpoints.hardware(), "date": str(datetime.date.today())}
     path = OUT / f"labels_{Path(asked.flow).stem}.npz"
-    np.savez_compressed(path, log_prob=table.numpy(), **made)
+    np.savez_compressed(path, log_prob=table.numpy(), one_draw=each[0].numpy(), **made)
     right = (table.argmax(1) == digits.test_labels).double().mean().item()
     print(f"{asked.flow}: {right:.2%} of {len(table)} right, {seconds:.0f} s")
 

@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from flowlib import plotting
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS, TWINS = ROOT / "notebooks", ROOT / "build" / "twins"
 sys.path.insert(0, str(NOTEBOOKS))  # where the answers below the explorers lie
@@ -72,7 +74,8 @@ def build(notebook: str, name: str) -> tuple:
     if not {ast.unparse(s) for s in ast.parse(instead).body} <= {ast.unparse(s) for s in program}:
         raise ValueError(f"{notebook} no longer needs what SHORTER has for its {name}")
     here, space = Path.cwd(), {}
-    torch.manual_seed(0)  # as the set-up cells do
+    plotting.use_style()  # this and the next as the set-up cells do
+    torch.manual_seed(0)
     try:
         os.chdir(NOTEBOOKS)
         with mock.patch.dict(os.environ, FLOWLIB_FAST="1"):  # short budgets, and no downloads

@@ -114,7 +114,8 @@ function render({ model, el }) {
   const passes = (e) =>
     (e.key === "Enter" && (e.shiftKey || e.ctrlKey || e.metaKey)) ||
     (e.key === "s" && (e.ctrlKey || e.metaKey));
-  const guard = (e) => el.toggleAttribute("data-lm-suppress-shortcuts", !passes(e));
+  const guard = (e) =>
+    el.contains(e.target) && e.target.toggleAttribute("data-lm-suppress-shortcuts", !passes(e));
   const keep = (e) => passes(e) || e.stopPropagation();
   window.addEventListener("keydown", guard, true);
   for (const kind of ["keydown", "keypress", "keyup"]) el.addEventListener(kind, keep);

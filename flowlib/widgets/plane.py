@@ -74,7 +74,7 @@ def explore_latent(flow: Flow, box=None, radius: float = 0.3) -> Explorer:
     angle = torch.linspace(0, 2 * math.pi, 100).to(latents)
     circle = torch.stack([angle.cos(), angle.sin()], 1)
 
-    margins = {"left": 0.05, "right": 0.99, "bottom": 0.09, "top": 0.88, "wspace": 0.16}
+    margins = {"left": 0.05, "right": 0.99, "bottom": 0.1, "top": 0.89, "wspace": 0.16}
     figure, (left, right, close) = axes_row(760, 290, 3, **margins)
     for r in (1, 2, 3):
         left.plot(*to_numpy(r * circle).T, color="0.7", linewidth=0.8)
@@ -82,15 +82,15 @@ def explore_latent(flow: Flow, box=None, radius: float = 0.3) -> Explorer:
     plotting.density(right, flow.log_prob, box, resolution=120)
     left.set_title("latent z; radii 1, 2, 3")
     right.set_title("its point x = f⁻¹(z)")
-    close.set(xticks=[], yticks=[], facecolor="0.2")
+    close.set(xticks=[], yticks=[], facecolor="0.2", aspect="equal")
+    close.set_xlabel("white: under f⁻¹; orange: its Jacobian", loc="right", fontsize=9)
     (around,) = left.plot([], [], color=ORANGE)
     (dot,) = left.plot([], [], "o", color=ORANGE, markersize=4)
     curves, outlines, dots = [], [], []
     for ax in (right, close):
-        curves += ax.plot([], [], color="white", linewidth=1, label="circle under f⁻¹")
-        outlines += ax.plot([], [], color=ORANGE, label="under its Jacobian")
+        curves += ax.plot([], [], color="white", linewidth=1)
+        outlines += ax.plot([], [], color=ORANGE)
         dots += ax.plot([], [], "o", color=ORANGE, markersize=4)
-    close.legend(handles=[curves[1], outlines[1]], loc="lower left", labelcolor="white", fontsize=9)
     moving, zoom = [around, dot, *curves, *outlines, *dots], close.set_title("")
 
     def update(z1, z2):

@@ -31,6 +31,16 @@ IDLE = (
 WATCH = f"""() => {{ window.errors = []; {NOTEBOOK}.sessionContext.iopubMessage.connect((_, m) => {{
   if (m.header.msg_type === 'error')
     window.errors.push(m.content.ename + ': ' + m.content.evalue) }}) }}"""
+OPEN = f"""async path => {{
+  await {NOTEBOOK}?.sessionContext.shutdown()
+  {NOTEBOOK}?.dispose()
+  await window.jupyterapp.commands.execute('docmanager:open', {{path}}) }}"""
+RUN = f"""async count => {{
+  const notebook = {NOTEBOOK}.content
+  notebook.activeCellIndex = 0
+  notebook.extendContiguousSelectionTo(count - 1)
+  await window.jupyterapp.commands.execute('notebook:run-cell')
+  notebook.deselectAll() }}"""
 EVALUATE = f"""async code => {{
   const ask = {{code: '', store_history: false, user_expressions: {{v: code}}}}
   const kernel = {NOTEBOOK}.sessionContext.session.kernel
@@ -110,7 +120,7 @@ def server(browser, tmp_path_factory):
 
 
 class Lab:
-    """A browser's page with one notebook in it."""
+    """A browser's page with one notebook at a time in it."""
 
     def __init__(self, page, url, token):
         self.page, self.url, self.token, self.console = page, url, token, []
@@ -120,25 +130,21 @@ class Lab:
         )
         page.on("pageerror", lambda error: self.console.append(str(error)))
 
-    def open(self, name, app="lab/tree"):
-        """Open a notebook, without a dialog, and wait for its kernel."""
-        self.page.goto(f"{self.url}/{app}/{name}?token={self.token}&reset")
+    def open(self, name, again=False):
+        """Open a notebook in place of the one before, and wait for its kernel."""
+        if again or not self.page.url.startswith(self.url):  # seldom: a page takes 10 s to load
+            self.page.goto(f"{self.url}/lab/tree/{name}?token={self.token}&reset")
+        else:
+            self.page.evaluate(OPEN, name)
         self.page.wait_for_function(IDLE, timeout=90_000)
+        self.console.clear()
         self.page.evaluate(WATCH)
 
-    def run(self, name):
-        """Open a notebook and run all of its cells; a cell that raises fails the test."""
+    def run(self, name, cells):
+        """Open a notebook and run so many of its cells; one that raises fails the test."""
         self.open(name)
-        done = self.page.evaluate(
-            "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
-        )
+        self.page.evaluate(RUN, cells)
         assert self.errors() == []
-        assert done
-
-    def close(self):
-        """Shut the kernel down, so that there is one at a time, and close the page."""
-        self.page.evaluate(f"() => {NOTEBOOK}?.sessionContext.shutdown()")
-        self.page.context.close()
 
     def errors(self):
         """Errors in cells, in callbacks of controls (which no page shows), and of JavaScript."""
@@ -150,21 +156,8 @@ class Lab:
         return self.page.evaluate(EVALUATE, expression)
 
 
-def open_browser(server, browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
-    return Lab(context.new_page(), *server[:2])
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lab(server, browser):
-    lab = open_browser(server, browser)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture(scope="module")
-def shared_lab(server, browser):
-    """One page for all the tests of a file."""
-    lab = open_browser(server, browser)
-    yield lab
-    lab.close()
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    yield Lab(context.new_page(), *server[:2])
+    context.close()
