@@ -9,6 +9,8 @@ UV     := $(shell command -v uv 2> /dev/null)
 PIP    := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 # make lab CPU=1 on the first call: PyTorch without CUDA, from its own index, for machines without an NVIDIA GPU.
 CPU    ?=
+# What pyproject.toml lists under these names; more than dev, for a site or browser tests, is else installed when needed.
+EXTRAS ?= dev
 WHEELS := https://download.pytorch.org/whl/cpu
 # As measured on Linux, Python 3.11, torch 2.14 and 2.15, two busy cores, a fast mirror (2026-11-26); with CPU=1 an upper
 # bound: the same without CUDA's libraries, PyTorch's own wheel not yet the smaller one.
@@ -86,7 +88,7 @@ $(STAMP): pyproject.toml
 	@echo 'Installing flowlib and what it needs into $(VENV), only this time, with $(if $(UV),uv,pip).'
 	@echo '$(SIZE); $(TIME) where the network is fast.'
 	$(if $(CPU),$(PIP) --index-url $(WHEELS) torch torchvision)
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[$(EXTRAS)]'
 	@mkdir -p $(VENV)/share/jupyter/lab/settings  # sliders are saved with the notebook; no news popup
 	@cp .jupyterlab.json $(VENV)/share/jupyter/lab/settings/overrides.json
 	@touch $@
