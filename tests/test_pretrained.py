@@ -36,5 +36,5 @@ def test_test_images_come_back_exactly_through_trained_weights(name):
 
 
 def test_shipped_files_stay_small_those_in_every_install_above_all():
-    for folder, limit in ((checkpoints.PRETRAINED, 46e6), (checkpoints.PACKAGED, 0.5e6)):
+    for folder, limit in ((checkpoints.PRETRAINED, 49e6), (checkpoints.PACKAGED, 0.5e6)):
         assert sum(path.stat().st_size for path in folder.iterdir()) < limit
