@@ -1,6 +1,7 @@
 import os
 
 import kernels
+import matplotlib
 import pytest
 import torch
 from torch.torch_version import TorchVersion
@@ -17,8 +18,9 @@ torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for ea
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every test starts from the same random state, whatever ran before it."""
+    """Every test starts from the same random state and style, whatever ran before it."""
     torch.manual_seed(0)
+    matplotlib.rcdefaults()
 
 
 def pytest_collection_modifyitems(items):
