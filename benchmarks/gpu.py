@@ -46,30 +46,10 @@ from results import forward_flops
 OUT = Path(os.environ.get("OUT") or Path(__file__).resolve().parents[1] / "runs" / "gpu")
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-FLAT = {"doubling": False, "dequant_couplings": 4}
-DOUBLED = {"shape": (3, 32, 32), "scales": 2, "width": 64, "blocks": 8}
-CIFAR10 = {**DOUBLED, **FLAT}
-DIGITS = {"shape": (1, 28, 28), "scales": 2, "width": 48, "blocks": 2, **FLAT}
-LABELLED = {**DIGITS, "classes": 10}
-FACES = {"shape": (3, 64, 64), "scales": 5, "width": 48, "blocks": 2, **FLAT}
-FACES_32 = {"shape": (3, 32, 32), "scales": 4, "width": 48, "blocks": 2, **FLAT}
-SHARED = {"batch_size": 64, "clip": 500.0, "ema": 0.999, "evaluations": 8, "keep_best": True}
-ON_DIGITS = {**SHARED, "lr": 4e-3, "validation": 5_000}
-ASKED = {**ON_DIGITS, "keep_best": False, "context": "labels", "label_weight": 50.0}
-ON_FACES = {**SHARED, "lr": 3e-3, "validation": 1_000, "flip": True}
-ON_CIFAR10 = {
-    **{"batch_size": 256, "clip": 500.0, "ema": 0.999, "evaluations": 5, "keep_best": True},
-    **{"lr": 3e-3, "validation": 1_000, "flip": True},
-}
-TRAININGS = {  # image set, size and bits; model; training
-    "cifar10": ("cifar10", None, 8, CIFAR10, ON_CIFAR10),
-    "mnist_variational": ("mnist", None, 8, DIGITS, ON_DIGITS),
-    "mnist_conditional": ("mnist", None, 8, LABELLED, {**ON_DIGITS, "context": "labels"}),
-    "mnist_reader": ("mnist", None, 8, {**LABELLED, "context_networks": False}, ASKED),
-    "celeba": ("celeba", 64, 8, FACES, ON_FACES),
-    "celeba_32": ("celeba", 32, 8, FACES_32, ON_FACES),
-    "celeba_32_5bit": ("celeba", 32, 5, {**FACES_32, "bits": 5}, ON_FACES),
-}
+CIFAR10, DOUBLED, DIGITS, FACES = (
+    recipes.RECIPES[name].arguments
+    for name in ("cifar10", "cifar10_paper", "mnist_variational", "celeba")
+)
 ROWS = {  # model, batch, mode
     "cifar10 eager": (CIFAR10, 256, "eager"),
     "cifar10 graph": (CIFAR10, 256, "graph"),
@@ -108,11 +88,13 @@ def images_like(model, n):
     return torch.randint(0, 256, (n, *model["shape"]), dtype=torch.uint8, generator=rng)
 
 
-def fit(model, images, mode="compiled", **settings):
-    """Train a new flow in one of the modes; return flow and history."""
+def fit(model, images, mode="compiled", start=None, **settings):
+    """Train a flow in one of the modes, new or from the weights of another; and its history."""
     changes = MODES[mode]
     torch.manual_seed(0)
     flow = models.realnvp_image(**model)
+    if start:
+        recipes.start_from(flow, start, "this recipe")
     if mode == "channels-last":
         flow.to(memory_format=torch.channels_last)
     with mock.patch.multiple(graphs, **changes) if changes else contextlib.nullcontext():
@@ -256,14 +238,15 @@ def train(args):
     """Measure the pace, train for as many steps as the time allows, then score and draw."""
     start, steps = time.time(), args.steps
     for i, name in enumerate(args.names):
-        kind, size, bits, model, settings = TRAININGS[name]
-        limit = 300 if args.tiny else None
-        examples = data.load(kind, size=size, bits=bits, limit=limit)
-        given = {"batch_size": args.batch, "lr": args.lr, "clip": args.clip}
-        settings = settings | {key: value for key, value in given.items() if value}
-        model = model | ({"blocks": args.blocks} if args.blocks else {})
+        recipe = recipes.RECIPES[name]
+        model, settings = dict(recipe.arguments), {**recipe.training, "start": recipe.start}
+        settings.pop("epochs")
+        given = {"batch_size": args.batch, "lr": args.lr, "label_weight": args.label_weight}
+        settings |= {key: value for key, value in given.items() if value}
+        examples = recipes.load(recipe.data, model, 300 if args.tiny else None, standin=False)
         if args.tiny:
-            model, settings = {**model, **TINY}, {**settings, "batch_size": 8, "validation": 20}
+            model |= TINY
+            settings |= {"batch_size": 8, "validation": 20, "start": None}
         share = (start + args.seconds - time.time()) / (len(args.names) - i)
         say(f"{name}: {share:.0f} s for all of it")
         if steps is None:
@@ -271,7 +254,7 @@ def train(args):
         with mock.patch.object(training, "Run", Reporter):
             flow, history = fit(model, examples, steps=steps, run=name, **settings)
         say(f"{name} trained: {history.seconds:.1f} s, {steps / history.seconds:.1f} steps/s")
-        judge(name, flow, examples, bits, history, settings)
+        judge(name, flow, examples, history, settings)
         say(f"{name} done, {time.time() - start:.0f} s since the start")
 
 
@@ -295,7 +278,7 @@ def affordable(model, examples, settings, seconds, steps):
     return max(10, int(rate * left))
 
 
-def judge(name, flow, examples, bits, history, settings):
+def judge(name, flow, examples, history, settings):
     """Score the float16 weights on the test set; write the card and a picture of 36 samples at
     temperatures .7 and 1."""
     path = OUT / f"{name}.safetensors"
@@ -306,11 +289,9 @@ def judge(name, flow, examples, bits, history, settings):
     first = recipes.score(flow, examples, limit=1_000)["bits_per_dim"]
     steps, seen = len(history.loss), len(history.loss) * settings["batch_size"]
     rows = len(examples.train) - settings["validation"]
-    keys = ("step", "bits_per_dim", "validation_bits_per_dim", "seconds")
     found = {
         **recipes.score(flow, examples),
         "parameters": sum(p.numel() for p in flow.parameters()),
-        "bits": bits,
         "steps": steps,
         "seconds": round(history.seconds, 1),
         "epochs": round(seen / rows, 1),
@@ -320,22 +301,26 @@ def judge(name, flow, examples, bits, history, settings):
         "float16_costs": round(first - full, 5),
         "weights": "float16",
         "training": settings,
-        "curve": [[round(row[key], 4) for key in keys] for row in history.evaluations],
     }
+    if settings.get("start"):
+        found["start"] = settings["start"]
+    lines = "".join(json.dumps(row) + "\n" for row in history.evaluations)
+    checkpoints.write(path.with_suffix(".metrics.jsonl"), lines.encode())
     flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
     found["share_of_bfloat16_peak"] = round(flops / peak(DEVICE, torch.bfloat16), 4)
     checkpoints.save(flow, path, seed=0, results=found, half=True)
     context = torch.arange(36) % 10 if "context" in settings else None
     grids = []
     for t in (0.7, 1.0):
-        images = flow.sample(36, temperature=t, seed=0, context=context).cpu() << (8 - bits)
+        images = flow.sample(36, temperature=t, seed=0, context=context).cpu()
+        images = images << (8 - flow.dequantize.bits)
         grids.append(make_grid(images, nrow=6, padding=1))
     save_image(torch.cat(grids, dim=2) / 255, OUT / f"{name}_samples.png")
     tight = recipes.score(flow, examples, draws=8)
     found["bits_per_dim_8_draws"] = tight["bits_per_dim"]
     found["images_8_draws"] = tight["test_images"]
     checkpoints.save(flow, path, seed=0, results=found, half=True)
-    say(name, json.dumps({key: value for key, value in found.items() if key != "curve"}))
+    say(name, json.dumps(found))
 
 
 def check(args):
@@ -363,7 +348,8 @@ def warnings_of_graphs():
         graphs.log.removeHandler(handler)
 
 
-CHECKED = {"shape": (3, 16, 16), "scales": 2, "width": 16, "blocks": 2, **FLAT}
+CHECKED = {"shape": (3, 16, 16), "scales": 2, "width": 16, "blocks": 2}
+CHECKED |= {"doubling": False, "dequant_couplings": 4}
 CHECKED_FIT = {"batch_size": 32, "lr": 1e-3, "clip": 500.0, "ema": 0.99, "flip": True}
 
 
@@ -454,18 +440,17 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["check", "warm", "bench", "train"])
-    parser.add_argument("names", nargs="*", help=f"{', '.join(TRAININGS)}; rows of bench by start")
+    parser.add_argument("names", nargs="*", help="recipes of images; rows of bench by their start")
     parser.add_argument("--seconds", type=float, default=200, help="for all of it together")
     parser.add_argument("--until", type=float, help="seconds since 1970, in place of --seconds")
     parser.add_argument("--steps", type=int, help="in place of what the time allows")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
-    parser.add_argument("--clip", type=float)
-    parser.add_argument("--blocks", type=int)
+    parser.add_argument("--label-weight", type=float)
     parser.add_argument("--profile", default="cifar10 compiled", help="the row of bench to profile")
     parser.add_argument("--tiny", action="store_true", help="small models, few images")
     args = parser.parse_args()
-    known = TRAININGS if args.what == "train" else ROWS
+    known = recipes.RECIPES if args.what == "train" else ROWS
     if unknown := [name for name in args.names if not any(asked(row, name) for row in known)]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     if args.until:

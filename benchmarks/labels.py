@@ -22,7 +22,7 @@ from flowlib import checkpoints, data, losses
 from flowlib.flow import standard_normal_log_prob
 
 OUT = Path(os.environ.get("OUT") or Path(__file__).with_name("results"))
-BATCH = 20  # images, each under all labels
+BATCH = 200  # images, each under all labels
 
 
 def one_draw(flow, x, noise):

@@ -11,7 +11,8 @@ import torch
 from helpers import assert_close, log_slope, randomise
 from PIL import Image
 
-from flowlib import data, models, training, widgets
+from flowlib import data, models, plotting, training, widgets
+from flowlib.widgets.explorer import Explorer, axes_row
 
 pytestmark = pytest.mark.filterwarnings("error")
 IMAGES = torch.randint(
@@ -364,6 +365,22 @@ def test_interpolation_begins_and_ends_with_the_images(pixels):
 def test_an_image_and_itself_have_nothing_between_them(pixels):
     w = widgets.interpolate(pixels, IMAGES[0], IMAGES[0])
     assert torch.equal(w.state["images"], IMAGES[[0, 0]])
+
+
+def test_images_are_drawn_where_matplotlib_would_draw_them_with_every_pixel_a_block(pixels):
+    figure, (ax, _) = axes_row(320, 130, 2)
+    drawn = plotting.image_grid(ax, IMAGES, columns=2)
+    w = Explorer({}, figure, [drawn], lambda: ({}, ""), "Four images.")
+    by_matplotlib, shown = io.BytesIO(), picture(w).astype(int)
+    drawn.set_animated(False)
+    figure.savefig(by_matplotlib, dpi=200)
+    away = np.abs(shown - np.asarray(Image.open(by_matplotlib).convert("RGB"))).max(2)
+    height, width, _ = drawn.get_array().shape
+    corners = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2)
+    x, y = drawn.axes.transData.transform(corners).astype(int).T
+    centres = shown[len(shown) - 1 - y, x].reshape(height, width, 3)
+    assert (centres == drawn.get_array()).all()
+    assert away.astype(bool).mean() < 0.1  # at the edges of blocks
 
 
 def test_manifold_is_equation_19(pixels):
