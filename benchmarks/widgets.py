@@ -35,7 +35,7 @@ def explorers():
         yield "explore_layers", name, partial(widgets.explore_layers, flow, x)
         yield "explore_latent", name, partial(widgets.explore_latent, flow)
         yield "explore_training", name, partial(widgets.explore_training, history)
-    for name in ["mnist_mlp", "mnist_small", "cifar10", "faces"]:
+    for name in ["mnist_mlp", "mnist_small", "cifar10", "faces", "celeba"]:
         flow = checkpoints.load(name)
         x = data.load(name.split("_")[0], standin=True).test[:40]
         directions = widgets.principal_directions(flow, x)
