@@ -90,7 +90,7 @@ def under_all_labels(flow: Flow, z: Tensor, log_det: Tensor, context: Tensor) ->
     layers = flow.bijection if isinstance(flow.bijection, Chain) else [flow.bijection]
     early = [m for layer in layers[:-1] for m in layer.modules()]
     if not flow.classes or any(getattr(m, "context_features", 0) for m in early):
-        raise ValueError("this takes a flow with classes of which the last layer alone knows")
+        raise ValueError("the last layer alone must see the label: context_networks=False, say")
     w, back = layers[-1].inverse(z, context)
     labels = torch.eye(flow.classes, dtype=w.dtype, device=w.device).repeat(len(w), 1)
     z, step = layers[-1](w.repeat_interleave(flow.classes, 0), labels)

@@ -323,7 +323,7 @@ def test_label_nll_is_what_bayes_rule_leaves_of_the_right_label():
 
 @pytest.mark.parametrize("flow", [small_flow(), small_flow(classes=0)], ids=["networks", "none"])
 def test_a_flow_whose_labels_enter_elsewhere_is_refused(flow):
-    with pytest.raises(ValueError, match="of which the last layer alone knows"):
+    with pytest.raises(ValueError, match="alone must see the label: context_networks=False"):
         context = LABELS if flow.classes else None
         quick_fit(flow, integers(60), context=context, label_weight=1.0)
 
