@@ -297,6 +297,7 @@ def judge(name, flow, examples, history, settings):
         "epochs": round(seen / rows, 1),
         "images_seen": seen,
         "images_per_second": round(seen / history.seconds, 1),
+        "bits_per_dim_first_100": recipes.score(flow, examples, limit=100)["bits_per_dim"],
         "bits_per_dim_first_1000": first,
         "float16_costs": round(first - full, 5),
         "weights": "float16",
