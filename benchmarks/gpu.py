@@ -239,8 +239,10 @@ def train(args):
     start, steps = time.time(), args.steps
     for i, name in enumerate(args.names):
         recipe = recipes.RECIPES[name]
-        model, settings = dict(recipe.arguments), {**recipe.training, "start": recipe.start}
-        settings.pop("epochs")
+        model, settings = dict(recipe.arguments), dict(recipe.training)
+        del settings["epochs"]
+        if recipe.start:
+            settings["start"] = recipe.start
         given = {"batch_size": args.batch, "lr": args.lr, "label_weight": args.label_weight}
         settings |= {key: value for key, value in given.items() if value}
         examples = recipes.load(recipe.data, model, 300 if args.tiny else None, standin=False)
@@ -451,7 +453,8 @@ def main():
     parser.add_argument("--profile", default="cifar10 compiled", help="the row of bench to profile")
     parser.add_argument("--tiny", action="store_true", help="small models, few images")
     args = parser.parse_args()
-    known = recipes.RECIPES if args.what == "train" else ROWS
+    trained = [name for name, r in recipes.RECIPES.items() if r.model == "realnvp_image"]
+    known = trained if args.what == "train" else ROWS
     if unknown := [name for name in args.names if not any(asked(row, name) for row in known)]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     if args.until:

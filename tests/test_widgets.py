@@ -383,6 +383,32 @@ def test_images_are_drawn_where_matplotlib_would_draw_them_with_every_pixel_a_bl
     assert away.astype(bool).mean() < 0.1  # at the edges of blocks
 
 
+@pytest.mark.parametrize(
+    ("shape", "look", "zoom"),
+    [
+        ((6, 5, 4), {}, None),
+        ((6, 5, 3), {"origin": "lower"}, None),
+        ((6, 5, 3), {"alpha": 0.5}, None),
+        ((6, 5, 3), {}, (0.5, 2.5)),
+        ((6, 5), {}, None),
+    ],
+)
+def test_all_other_images_are_drawn_by_matplotlib(shape, look, zoom):
+    figure, (ax,) = axes_row(160, 130, 1)
+    drawn = ax.imshow(np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8), **look)
+    if zoom:
+        ax.set_xlim(zoom)
+    w = Explorer({}, figure, [drawn], lambda: ({}, ""), "An image.")
+    drawn.set_animated(False)
+    figure.savefig(by_matplotlib := io.BytesIO(), dpi=200)
+    expected = np.asarray(Image.open(by_matplotlib).convert("RGB")).astype(int)
+    frame = np.zeros(expected.shape[:2], bool)  # of the axes, which lies above an image as saved
+    for away in (4, -4):
+        (x0, y0), (x1, y1) = ax.bbox.padded(away).get_points().round().astype(int)
+        frame[len(frame) - y1 : len(frame) - y0, x0:x1] = away > 0
+    assert np.abs(expected - picture(w))[~frame].max() <= 1
+
+
 def test_manifold_is_equation_19(pixels):
     w, (z1, z2, z3, z4) = widgets.manifold(pixels, IMAGES), pixels.encode(IMAGES)
     for corner, (phi, phi_prime) in enumerate([(0, 0), (0, 90), (90, 0), (90, 90)]):

@@ -151,17 +151,26 @@ class Explorer(anywidget.AnyWidget):
 
 
 def draw(artist: Artist, pixels: np.ndarray) -> None:
-    """Draw an artist of a figure whose pixels (H, W, 4) these are. An image of uint8 (h, w, 3) is
-    drawn as blocks: matplotlib would first resample it in float32, and take most of an update."""
-    image = artist.get_array() if isinstance(artist, AxesImage) else np.empty(0)
-    if image.dtype != np.uint8 or image.ndim != 3:
+    """Draw an artist of a figure whose pixels (H, W, 4) these are. An image of uint8 (h, w, 3) that
+    fills its axes is drawn as blocks: matplotlib would first resample it in float32, and take most
+    of an update."""
+    if not is_plain(artist):
         return artist.axes.draw_artist(artist)
-    box = artist.get_window_extent()
+    image, box = artist.get_array(), artist.get_window_extent()
     y, x = len(pixels) - np.array([box.y1, box.y0]), np.array([box.x0, box.x1])
     (top, bottom), (left, right) = y.round().astype(int), x.round().astype(int)
     rows = np.arange(bottom - top) * image.shape[0] // (bottom - top)
     columns = np.arange(right - left) * image.shape[1] // (right - left)
     pixels[top:bottom, left:right, :3] = image[rows][:, columns]
+
+
+def is_plain(artist: Artist) -> bool:
+    """Whether this is an opaque image of uint8 (h, w, 3), its first row on top, all of it shown."""
+    if not isinstance(artist, AxesImage) or artist.get_alpha() is not None:
+        return False
+    image, limits = artist.get_array(), [*artist.axes.get_xlim(), *artist.axes.get_ylim()]
+    upright = artist.origin == "upper" and np.allclose(limits, artist.get_extent())
+    return upright and image.dtype == np.uint8 and image.shape[2:] == (3,)
 
 
 def png(pixels: np.ndarray) -> bytes:
