@@ -41,7 +41,7 @@ from flowlib.masks import alternating
 
 sys.path.insert(0, str(Path(__file__).parent))
 from image import peak
-from results import forward_flops
+from results import forward_flops, write_metrics
 
 OUT = Path(os.environ.get("OUT") or Path(__file__).resolve().parents[1] / "runs" / "gpu")
 CUDA = torch.cuda.is_available()
@@ -307,8 +307,7 @@ def judge(name, flow, examples, history, settings):
     }
     if settings.get("start"):
         found["start"] = settings["start"]
-    lines = "".join(json.dumps(row) + "\n" for row in history.evaluations)
-    checkpoints.write(path.with_suffix(".metrics.jsonl"), lines.encode())
+    write_metrics(path.with_suffix(".metrics.jsonl"), history.evaluations, before={})
     flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
     found["share_of_bfloat16_peak"] = round(flops / peak(DEVICE, torch.bfloat16), 4)
     checkpoints.save(flow, path, seed=0, results=found, half=True)
