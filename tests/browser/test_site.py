@@ -28,15 +28,21 @@ def seen(browser):
     """What each page shows, by its address; console errors and requests that fail or leave."""
     if not PAGES:
         pytest.skip("the site is not built: type  make site")
-    found, noise = {}, []
+    found, noise, under_way = {}, [], set()
     context = browser.new_context(viewport={"width": 390, "height": 800})
     page = context.new_page()
     page.on("console", lambda m: m.type == "error" and noise.append((page.url, m.text)))
     page.on("pageerror", lambda error: noise.append((page.url, str(error))))
     page.on("requestfailed", lambda request: noise.append((page.url, request.url)))
     page.on("request", lambda r: r.url.startswith("http") and noise.append((page.url, r.url)))
+    page.on("request", lambda request: under_way.add(request))
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda request: under_way.discard(request))
     for path in PAGES:
         page.goto(path.as_uri())
+        for _ in range(500):  # a worker's script comes after the page; leaving would cut it off
+            if under_way:
+                page.wait_for_timeout(10)
         found[path.as_uri()] = page.evaluate(LOOK)
     yield found, noise
     context.close()
