@@ -42,14 +42,29 @@ def changed(statement: ast.stmt) -> set[str | None]:
 def needed(cells: list[str], name: str) -> list[ast.stmt]:
     """The statements of `cells` without which `name` would not be as it is, in their order."""
     statements = [statement for cell in cells for statement in ast.parse(cell).body]
-    imports = [s for s in statements if isinstance(s, (ast.Import, ast.ImportFrom))]
+    return [statements[i] for i in rests_on([[s] for s in statements], name)]
+
+
+def needed_cells(cells: list[str], name: str) -> list[int]:
+    """The numbers of the cells that must be run, each as a whole, for `name` to be as it is."""
+    return rests_on([ast.parse(cell).body for cell in cells], name)
+
+
+def rests_on(parts: list[list[ast.stmt]], name: str) -> list[int]:
+    """The numbers of the parts of a program without which `name` would not be as it is."""
+    imports = [s for p in parts for s in p if isinstance(s, (ast.Import, ast.ImportFrom))]
     modules = set().union(*(names(s)[0] for s in imports))
     wanted, kept = {name}, []
-    for statement in reversed(statements):
-        bound, used = names(statement)
-        if (bound | changed(statement) - modules) & wanted:
-            kept.append(statement)
+    for i in reversed(range(len(parts))):
+        touched, used, certain = set(), set(), set()  # certain: not in the body of a loop
+        for statement in parts[i]:
+            bound, uses = names(statement)
+            used |= uses - certain
+            touched |= bound | changed(statement) - modules
             if not isinstance(statement, (ast.For, ast.If, ast.With)):
-                wanted -= bound
+                certain |= bound
+        if touched & wanted:
+            kept.append(i)
+            wanted -= certain
             wanted |= used
     return kept[::-1]

@@ -35,10 +35,10 @@ OPEN = f"""async path => {{
   await {NOTEBOOK}?.sessionContext.shutdown()
   {NOTEBOOK}?.dispose()
   await window.jupyterapp.commands.execute('docmanager:open', {{path}}) }}"""
-RUN = f"""async count => {{
+RUN = f"""async cells => {{
   const notebook = {NOTEBOOK}.content
-  notebook.activeCellIndex = 0
-  notebook.extendContiguousSelectionTo(count - 1)
+  notebook.activeCellIndex = cells[0]
+  for (const i of cells) notebook.select(notebook.widgets[i])
   await window.jupyterapp.commands.execute('notebook:run-cell')
   notebook.deselectAll() }}"""
 EVALUATE = f"""async code => {{
@@ -141,9 +141,9 @@ class Lab:
         self.page.evaluate(WATCH)
 
     def run(self, name, cells):
-        """Open a notebook and run so many of its cells; one that raises fails the test."""
+        """Open a notebook and run these of its cells; one that raises fails the test."""
         self.open(name)
-        self.page.evaluate(RUN, cells)
+        self.page.evaluate(RUN, list(cells))
         assert self.errors() == []
 
     def errors(self):

@@ -2,6 +2,7 @@
 that stay with the controls, the layout, and the next day. Screenshots in runs/browser."""
 
 import ast
+import sys
 from pathlib import Path
 
 import nbformat
@@ -9,19 +10,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "runs" / "browser"
+sys.path.insert(0, str(ROOT / "site"))
+import slices  # noqa: E402
 
 
-def shown(name):
-    """The cells of a notebook that show an explorer, by their numbers: they end with its name."""
-    cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
-    return [
-        i
-        for i, cell in enumerate(cells)
-        if cell.cell_type == "code" and cell.source.splitlines()[-1].startswith("explorer")
-    ]
+def shown(cells):
+    """The cells that show an explorer, by their numbers: they end with its name."""
+    return [i for i, source in cells.items() if source.splitlines()[-1].startswith("explorer")]
 
 
-NOTEBOOKS = {path.name: shown(path.name) for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+CODE = {
+    path.name: {
+        i: cell.source
+        for i, cell in enumerate(nbformat.read(path, as_version=4).cells)
+        if cell.cell_type == "code"
+    }
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+}
+NOTEBOOKS = {name: shown(cells) for name, cells in CODE.items() if shown(cells)}
 VALUES = """[w._values for w in list(__import__('ipywidgets').widgets.widget._instances.values())
  if type(w).__name__ == 'Explorer']"""
 NAMELESS = """root => [...root.querySelectorAll('input, button, img, summary, fieldset')]
@@ -74,12 +80,18 @@ def assert_nothing_is_cut_off(explorer):
 
 
 def cells_to_run(name):
-    return NOTEBOOKS[name][-1] + 1
+    """The cells that show an explorer, and those that must be run before."""
+    numbers, sources = zip(*CODE[name].items())
+    run = set()
+    for end in NOTEBOOKS[name]:
+        explorer = CODE[name][end].splitlines()[-1]
+        run |= set(slices.needed_cells(sources[: numbers.index(end) + 1], explorer))
+    return [numbers[i] for i in sorted(run)]
 
 
-@pytest.mark.parametrize("name", sorted(filter(NOTEBOOKS.get, NOTEBOOKS), key=cells_to_run)[::-1])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_slider_moves_its_picture(lab, name):
-    """All cells but those below the last explorer are run here, and every cell by `make test`."""
+    """Cells that no explorer needs are not run here; `make test` runs every cell."""
     page = lab.page
     lab.run(name, cells_to_run(name))
     explorers = page.locator(".flowlib-explorer")
@@ -144,7 +156,7 @@ def three(lab, server):
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, server[2] / "three.ipynb")
-    lab.run("three.ipynb", len(CELLS))
+    lab.run("three.ipynb", range(len(CELLS)))
     lab.page.locator(".flowlib-explorer").nth(2).wait_for()
     return lab
 
