@@ -159,9 +159,8 @@ def draw(artist: Artist, pixels: np.ndarray) -> None:
     image, box = artist.get_array(), artist.get_window_extent()
     y, x = len(pixels) - np.array([box.y1, box.y0]), np.array([box.x0, box.x1])
     (top, bottom), (left, right) = y.round().astype(int), x.round().astype(int)
-    rows = np.arange(bottom - top) * image.shape[0] // (bottom - top)
-    columns = np.arange(right - left) * image.shape[1] // (right - left)
-    pixels[top:bottom, left:right, :3] = image[rows][:, columns]
+    blocks = Image.fromarray(image).resize((right - left, bottom - top), Image.Resampling.NEAREST)
+    pixels[top:bottom, left:right, :3] = blocks
 
 
 def is_plain(artist: Artist) -> bool:
