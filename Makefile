@@ -41,7 +41,7 @@ test-floors: $(FLOORS)/installed ## unit tests and a notebook with the oldest ve
 
 browser-test: $(STAMP) ## the sliders of every notebook in JupyterLab in Chromium; skipped where there is no Chromium
 	-$(PLAYWRIGHT)
-	$(QUICK) $(BIN)/python -m pytest -rs $(TWO) loadgroup tests/browser
+	$(QUICK) $(BIN)/python -m pytest -rs $(TWO) loadscope tests/browser
 
 notebooks: $(STAMP) ## execute in full the notebooks that changed (ALL=1: every one) and store their outputs
 	$(BIN)/python notebooks/execute.py $(if $(ALL),--all)

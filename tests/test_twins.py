@@ -52,7 +52,8 @@ def test_cells_are_needed_as_a_whole(site):
     """The second cell brings `a`, and its other statement needs the first; `c` is its own."""
     cells = ["b = 1", "a = 2\nc = b\nd = c", "c = slow()", "x = a + 1"]
     assert site("slices").needed_cells(cells, "x") == [0, 1, 3]
-    assert site("slices").needed_cells(["a = 1", "for i in x:\n    a = i", "b = a"], "b") == [0, 1, 2]
+    cells = ["a = 1", "for i in x:\n    a = i", "b = a"]
+    assert site("slices").needed_cells(cells, "b") == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

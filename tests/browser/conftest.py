@@ -48,6 +48,19 @@ EVALUATE = f"""async code => {{
   return v.status === 'ok' ? v.data['text/plain'] : v.evalue }}"""
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """The sliders of each notebook go to whichever process is free; other tests of a file share a
+    page, so one process has them, in order. (Marks of `xdist_group` have no effect in pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "test_every_slider" in nodeid else nodeid.split("::")[0]
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def browser():
     sync_api = pytest.importorskip(

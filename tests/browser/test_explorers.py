@@ -119,9 +119,8 @@ def test_every_slider_moves_its_picture(lab, name):
     assert lab.errors() == []
 
 
-# One page for what holds for all explorers, in this order, so by one process
+# What holds for all explorers, on one page, in this order
 
-ONE_PAGE = pytest.mark.xdist_group("explorers")
 CELLS = [
     """
 from flowlib import checkpoints, data, widgets
@@ -169,7 +168,6 @@ def cells(lab):
     return lab.page.locator(".jp-Notebook .jp-CodeCell").count()
 
 
-@ONE_PAGE
 def test_every_control_and_picture_has_a_name(three):
     for i in range(3):
         assert explorer(three, i).evaluate(NAMELESS) == []
@@ -183,7 +181,6 @@ def test_every_control_and_picture_has_a_name(three):
 KEYS = ["d", "d", "b", "a", "x", "Escape", "ArrowDown", "PageUp", "Home", "End", "ArrowLeft"]
 
 
-@ONE_PAGE
 def test_no_key_reaches_the_notebook(three):
     """ "d d" would delete the cell, "b" insert one; arrows would go to another cell."""
     layers, scales = explorer(three, 0), explorer(three, 1)
@@ -201,7 +198,6 @@ def test_no_key_reaches_the_notebook(three):
     assert layers.get_by_role("slider").input_value() == "8.9"  # End, and one step back
 
 
-@ONE_PAGE
 def test_arrows_choose_and_reset_goes_back(three):
     scales = explorer(three, 1)
     scales.get_by_role("radio", name="keep").first.check()
@@ -217,7 +213,6 @@ def test_arrows_choose_and_reset_goes_back(three):
     assert ast.literal_eval(three.ask(VALUES))[1]["temperature 2"] == 1
 
 
-@ONE_PAGE
 def test_a_number_is_typed_and_play_plays(three):
     layers = explorer(three, 0)
     before = layers.locator("img").get_attribute("src")
@@ -232,7 +227,6 @@ def test_a_number_is_typed_and_play_plays(three):
     assert float(number.input_value()) > 1.6
 
 
-@ONE_PAGE
 def test_shift_enter_runs_the_cell_and_a_prediction_stays(three):
     layers = explorer(three, 0)
     mine = layers.get_by_label("My prediction")
@@ -250,7 +244,6 @@ def test_shift_enter_runs_the_cell_and_a_prediction_stays(three):
     assert three.errors() == []
 
 
-@ONE_PAGE
 @pytest.mark.parametrize(("width", "height", "beside"), [(1280, 720, True), (390, 844, False)])
 def test_picture_and_controls_fit_together(three, width, height, beside):
     """Beside each other on a desktop; below it the controls are under the picture."""
@@ -273,7 +266,6 @@ def test_picture_and_controls_fit_together(three, width, height, beside):
     page.set_viewport_size({"width": 1280, "height": 720})
 
 
-@ONE_PAGE
 def test_stale_events_of_a_dragged_slider_are_dropped(three):
     slow = explorer(three, 2)
     slow.get_by_role("slider").evaluate(
@@ -286,7 +278,6 @@ def test_stale_events_of_a_dragged_slider_are_dropped(three):
     assert three.errors() == []
 
 
-@ONE_PAGE
 def test_the_next_day_the_last_picture_is_there(three):
     """Saved, shut down, opened again; a slider without a kernel says so."""
     page = three.page

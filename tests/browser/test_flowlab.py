@@ -11,7 +11,6 @@ import torch
 
 from flowlib import checkpoints, data, models, training
 
-pytestmark = pytest.mark.xdist_group("flowlab")  # one page for most of its tests
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "site" / "flowlab.html"
 LIMIT = 250_000  # bytes

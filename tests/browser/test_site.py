@@ -7,7 +7,6 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("site")  # one page for most of its tests
 SITE = Path(__file__).resolve().parents[2] / "build" / "site"
 PAGES = sorted(SITE.rglob("*.html"))
 LOOK = """() => ({
