@@ -73,7 +73,7 @@ RECIPES = {  # data and what it is; the model's arguments, the training's
     "mnist_reader_small": Recipe("mnist", "asked for the label; on two cores, an hour and a half",
         {**DIGITS, "width": 24, "blocks": 2, **LEARNED_NOISE, "classes": 10,
          "context_networks": False},
-        {**SMALL, "lr": 5e-3, "batch_size": 64, "evaluations": 8, "label_weight": 75.0,
+        {**SMALL, "lr": 5e-3, "batch_size": 64, "evaluations": 8, "label_weight": 40.0,
          "context": "labels", "epochs": 9}, start="mnist_variational_small"),
     "mnist_small": Recipe("mnist", "two scales, on two cores in half an hour",
         {**DIGITS, "width": 24, "blocks": 2}, {**SMALL, "epochs": 3}),
