@@ -40,8 +40,9 @@ def seen(browser):
     for path in PAGES:
         page.goto(path.as_uri())
         for _ in range(500):  # a worker's script comes after the page; leaving would cut it off
-            if under_way:
-                page.wait_for_timeout(10)
+            if not under_way:
+                break
+            page.wait_for_timeout(10)
         found[path.as_uri()] = page.evaluate(LOOK)
     yield found, noise
     context.close()
