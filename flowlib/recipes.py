@@ -70,7 +70,7 @@ RECIPES = {  # data and what it is; the model's arguments, the training's
          "context_networks": False},
         {**SMALL, "lr": 4e-3, "evaluations": 8, "label_weight": 50.0, "context": "labels",
          "epochs": 18}, start="mnist_variational"),
-    "mnist_reader_small": Recipe("mnist", "asked for the label; on two cores, an hour and a half",
+    "mnist_reader_small": Recipe("mnist", "the same, smaller; for two cores",
         {**DIGITS, "width": 24, "blocks": 2, **LEARNED_NOISE, "classes": 10,
          "context_networks": False},
         {**SMALL, "lr": 5e-3, "batch_size": 64, "evaluations": 8, "label_weight": 40.0,
