@@ -1,4 +1,5 @@
-"""JupyterLab on a free local port, and Chromium to look at it; without either, tests skip."""
+"""JupyterLab on a free local port, with forked kernels, and Chromium to look at it; without either,
+tests skip."""
 
 import json
 import os
@@ -23,6 +24,9 @@ SETTINGS |= {
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},
 }
+LAB = f"""import sys; sys.path.append({str(ROOT / "tests")!r})
+import kernels; kernels.fork_from_one_process()
+from jupyterlab import labapp; labapp.main()"""
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
 IDLE = (
     "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status "
@@ -93,30 +97,13 @@ def server(browser, tmp_path_factory):
     url, token = f"http://127.0.0.1:{port}", secrets.token_hex(16)
     folders = {"JUPYTER_CONFIG_DIR": "", "JUPYTER_DATA_DIR": "d", "JUPYTER_RUNTIME_DIR": "r"}
     folders |= {"JUPYTERLAB_SETTINGS_DIR": "s", "JUPYTERLAB_WORKSPACES_DIR": "w"}
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        "--allow-root",
-        "--ip=127.0.0.1",
-        f"--port={port}",
-    ]
-    command += [
-        "--ServerApp.port_retries=0",
-        f"--ServerApp.root_dir={root}",
-        "--LabApp.expose_app_in_browser=True",
-        "--LabApp.news_url=None",
-    ]
-    command += [
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--LabApp.extension_manager=readonly",
-    ]
-    environment = (
-        os.environ
-        | {name: str(home / folder) for name, folder in folders.items()}
-        | {"JUPYTER_TOKEN": token}
-    )
+    command = [sys.executable, "-c", LAB, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
+    command += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += ["--LabApp.extension_manager=readonly"]
+    environment = os.environ | {name: str(home / folder) for name, folder in folders.items()}
+    environment |= {"JUPYTER_TOKEN": token}
     with (home / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     deadline = time.monotonic() + 60
