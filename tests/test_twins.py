@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,3 +121,10 @@ def test_what_is_put_in_place_of_a_training_must_be_needed(site, monkeypatch):
     monkeypatch.setitem(twins.SHORTER, name, ("nobody_asked = 1", ""))
     with pytest.raises(ValueError, match="no longer needs"):
         twins.build(*name)
+
+
+def test_the_picture_that_is_quick_to_pack_is_the_explorer_s(site):
+    pixels = np.random.default_rng(0).integers(256, size=(30, 40, 4), dtype=np.uint8)
+    quick, png = site("twins").bmp(pixels), site("twins").live.png(pixels)
+    quick, png = (np.asarray(Image.open(io.BytesIO(p)).convert("RGB")) for p in (quick, png))
+    assert np.array_equal(quick, png) and np.array_equal(quick, pixels[..., :3])
