@@ -35,7 +35,6 @@ SEED = 0
 ON_CPU = ["moons", "sinusoid", "mnist_plain", "mnist_mlp", "mnist_small", "mnist_variational_small"]
 ON_CPU += ["mnist_conditional", "mnist_reader_small", "faces_32", "faces_32_conditional"]
 ON_GPU = ["cifar10", "mnist", "faces", "cifar10_wide", "cifar10_paper"]  # the most wanted first
-ON_GPU += ["mnist_reader"]
 LARGEST = (
     7_000_000  # parameters; of larger models only the card is shipped, the weights stay in runs/
 )

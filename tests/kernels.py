@@ -1,7 +1,8 @@
 """Kernels that start at once: forked from one process that imported torch and the like before.
 
-A notebook's own imports take 4 to 6 s of a core, and `make test` starts 28 kernels. Nothing of
-flowlib is imported ahead, and each kernel has its own process, folder and environment, as always.
+A notebook's own imports take 4 to 6 s of a core; `make test` starts 28 kernels, and the browser
+tests 13 and more. Nothing of flowlib is imported ahead, and each kernel has its own process, folder
+and environment, as always.
 """
 
 import multiprocessing
