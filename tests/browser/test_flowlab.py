@@ -270,15 +270,13 @@ def test_every_control_has_a_name_of_its_own_and_the_keyboard_reaches_it(fresh):
 
 def test_arrow_keys_move_the_latent_and_its_image(fresh):
     handle = fresh.get_by_role("slider", name=re.compile("^Latent z"))
-    before = handle.get_attribute("aria-valuetext")
     handle.focus()
     fresh.keyboard.press("ArrowRight")
     fresh.keyboard.press("Shift+ArrowUp")
     fresh.wait_for_function("Math.hypot(state.latent[0] - 1, state.latent[1] + 0.2) < 1e-9")
-    fresh.wait_for_function(
-        "before => document.getElementById('latent-handle').ariaValueText !== before", arg=before
+    fresh.wait_for_function(  # each key is drawn in a frame of its own
+        "document.getElementById('latent-handle').ariaValueText.includes('z = (1.00, −0.20)')"
     )
-    assert "z = (1.00, −0.20)" in handle.get_attribute("aria-valuetext")
     assert "log |det" in fresh.locator("#probe").inner_text()
 
 
@@ -346,7 +344,7 @@ def test_a_phone_shows_all_of_it_and_fingers_move_the_point(browser, scheme):
     before = phone.evaluate("state.latent")
     box = phone.locator("#data-plot").bounding_box()
     phone.touchscreen.tap(box["x"] + 60, box["y"] + 60)
-    assert phone.evaluate("state.latent") != before
+    phone.wait_for_function("before => String(state.latent) !== String(before)", arg=before)
     assert phone.problems == []
     phone.context.close()
 
