@@ -49,7 +49,7 @@ The gap is E[log p_true − log p_flow] over fresh test points, plus or minus it
 
 Bits/dim of images are of the test set, plus or minus their standard error over the images; those of 5-bit pixels are not to be compared with those of 8 (the column bits says which). "Several draws" is the tighter bound that averages so many draws of the dequantisation noise per image, as probabilities. What to train was chosen on held-out training images, except that the idea of the SoftLog in `mnist_mlp` came from test images on which an earlier flow failed. CIFAR-10 has 10,000 test images; where the table says fewer, the copy used lacks the rest.
 
-"Share of peak" is three times the forward FLOPs of all images seen, per second of training, over what the fastest bfloat16 matrix product reached on that machine (on a GPU: model FLOP utilisation). The flows called `small` were trained on one or two cores beside other work, so their seconds say little about speed; [image.py](image.py) measures that.
+"Share of peak" is three times the forward FLOPs of all images seen, per second of training, over what the fastest bfloat16 matrix product reached on that GPU (model FLOP utilisation). The flows called `small` were trained on one or two cores beside other work, so their seconds say little about speed; [image.py](image.py) measures that.
 
 Written by `make results`, which trains what is missing, from the cards in [data/pretrained](../data/pretrained) and [flowlib/pretrained](../flowlib/pretrained).
 
@@ -125,8 +125,7 @@ def image_results(name, flow, examples, history, run):
     """What an image flow's card says besides: images seen, how fast, the tighter bound, and more.
 
     Weights are shipped in float16 if that costs less than 0.001 bits/dim on the first 1,000 test
-    images. The share of the peak is that of three times the forward FLOPs over the whole training,
-    evaluations and all, in the fastest matrix product measured afterwards.
+    images. No share of a CPU's peak: how many cores a training had is not in its history.
     """
     first = recipes.score(flow, examples, limit=1_000)["bits_per_dim"]
     checkpoints.save(flow, run / "half.safetensors", half=True)
@@ -138,18 +137,25 @@ def image_results(name, flow, examples, history, run):
     )
     settings = recipes.RECIPES[name].training
     seen = len(history.loss) * settings["batch_size"]
-    flops = 3 * forward_flops(flow, examples.test[:1]) * seen / history.seconds
+    pace = seen / history.seconds
     return {
         "bits_per_dim_first_100": recipes.score(flow, examples, limit=100)["bits_per_dim"],
         "bits_per_dim_first_1000": first,
         **bound(flow, examples),
         "epochs": round(seen / (len(examples.train) - settings.get("validation", 0)), 1),
         "images_seen": seen,
-        "images_per_second": round(seen / history.seconds, 1),
-        "share_of_bfloat16_peak": round(flops / peak(DEVICE, torch.bfloat16), 4),
+        "images_per_second": round(pace, 1),
+        **(share_of_peak(flow, examples.test[:1], pace) if DEVICE == "cuda" else {}),
         "float16_costs": round(cost, 5),
         "weights": "float16" if abs(cost) < 0.001 else "float32",
     }
+
+
+def share_of_peak(flow, image, pace):
+    """Three times the forward FLOPs, `pace` images a second over the whole training, evaluations
+    and all, in the fastest matrix product measured afterwards."""
+    flops = 3 * forward_flops(flow, image) * pace
+    return {"share_of_bfloat16_peak": round(flops / peak(DEVICE, torch.bfloat16), 4)}
 
 
 def bound(flow, examples):

@@ -71,13 +71,19 @@ def test_a_card_holds_the_figures_of_the_table(shipped):
     )
     rate = card["images_per_second"]  # both are rounded to a tenth
     assert 64 / rate == pytest.approx(card["seconds"], abs=0.06 + 0.05 * 64 / rate**2)
-    assert card["share_of_bfloat16_peak"] >= 0
     assert card["bits_per_dim_8_draws"] <= card["bits_per_dim"] + 0.2
-    speed = f"| 64 | {card['images_per_second']:.0f} | {card['share_of_bfloat16_peak']:.1%} | 8 |"
+    speed = f"| 64 | {card['images_per_second']:.0f} | not measured | 8 |"
     assert f"{card['bits_per_dim']:.3f}" in shipped.tables() and speed in shipped.tables()
     assert torch.isfinite(
         checkpoints.load("tiny").log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
     ).all()
+
+
+def test_the_share_of_the_peak_is_of_three_forward_passes_for_each_image(shipped, monkeypatch):
+    monkeypatch.setattr(shipped, "peak", lambda device, dtype: 1e9)
+    flow, image = checkpoints.load("tiny"), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    share = shipped.share_of_peak(flow, image, pace=1_000)["share_of_bfloat16_peak"]
+    assert share == round(3 * shipped.forward_flops(flow, image) * 1_000 / 1e9, 4) > 0
 
 
 def test_a_flow_is_trained_for_so_many_seconds(results):
