@@ -49,7 +49,7 @@ The gap is E[log p_true − log p_flow] over fresh test points, plus or minus it
 
 Bits/dim of images are of the test set, plus or minus their standard error over the images; those of 5-bit pixels are not to be compared with those of 8 (the column bits says which). "Several draws" is the tighter bound that averages so many draws of the dequantisation noise per image, as probabilities. What to train was chosen on held-out training images, except that the idea of the SoftLog in `mnist_mlp` came from test images on which an earlier flow failed. CIFAR-10 has 10,000 test images; where the table says fewer, the copy used lacks the rest.
 
-"Share of peak" is three times the forward FLOPs of all images seen, per second of training, over what the fastest bfloat16 matrix product reached on that GPU (model FLOP utilisation). The flows called `small` were trained on one or two cores beside other work, so their seconds say little about speed; [image.py](image.py) measures that.
+"Share of peak", of trainings on a GPU, is three times the forward FLOPs of all images seen, per second of training, over what the fastest bfloat16 matrix product reached there (model FLOP utilisation). The flows called `small` were trained on one or two cores beside other work, so their seconds say little about speed; [image.py](image.py) measures that.
 
 Written by `make results`, which trains what is missing, from the cards in [data/pretrained](../data/pretrained) and [flowlib/pretrained](../flowlib/pretrained).
 
