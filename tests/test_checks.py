@@ -1015,32 +1015,36 @@ def test_senseless_arguments_are_refused(arguments, complaint):
         check_flow(**arguments)
 
 
-TURN = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+@pytest.mark.parametrize(("D", "clamped"), [(2, 1), (2, 2), (16, 4)])
+def test_a_clamp_between_rotations_is_found_far_from_the_data(D, clamped):
+    rng = torch.Generator().manual_seed(0)
+    first, second = torch.linalg.qr(torch.randn(2, D, D, generator=rng)).Q
 
-
-def test_a_clamp_behind_a_rotation_is_found_far_from_the_data():
     def forward(x):
-        turned = (x @ TURN.to(x)).clamp(-4, 4)
-        return turned @ TURN.to(x), torch.zeros_like(x[:, 0])
+        turned = x @ first.to(x)
+        cut = torch.cat([turned[:, :clamped].clamp(-5, 5), turned[:, clamped:]], 1)
+        return cut @ second.to(x), torch.zeros_like(x[:, 0])
 
     def inverse(z):
-        return z @ TURN.to(z).T @ TURN.to(z).T
+        return z @ second.to(z).T @ first.to(z).T
 
-    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(64, D, generator=rng)
     report = check_flow(x=x, forward=forward, inverse=inverse)
     assert report["log_det of forward"].verdict == "ok"
     assert report["log_det far from the data"].verdict == "FAIL"
 
 
 def test_a_map_too_steep_for_float64_far_from_the_data_is_no_false_alarm():
+    turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+
     def forward(x):
-        a, b = (x @ TURN.to(x)).unbind(1)
+        a, b = (x @ turn.to(x)).unbind(1)
         s = 38 * torch.tanh(a / 50)
-        return torch.stack([a, b * s.exp()], 1) @ TURN.to(x), s
+        return torch.stack([a, b * s.exp()], 1) @ turn.to(x), s
 
     def inverse(z):
-        a, b = (z @ TURN.to(z).T).unbind(1)
-        return torch.stack([a, b * (-38 * torch.tanh(a / 50)).exp()], 1) @ TURN.to(z).T
+        a, b = (z @ turn.to(z).T).unbind(1)
+        return torch.stack([a, b * (-38 * torch.tanh(a / 50)).exp()], 1) @ turn.to(z).T
 
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     assert (
